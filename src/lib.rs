@@ -1,0 +1,6 @@
+//! volund: a per-node daemon for replicated block volumes. `docs/ARCHITECTURE.md` is the map.
+
+pub mod io;
+pub mod model;
+pub mod units;
+pub mod volume;

@@ -1,0 +1,2 @@
+//! volund.
+fn main() {}

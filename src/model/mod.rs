@@ -1,0 +1,10 @@
+//! The vocabulary that the other modules share: ids and names, desired state (specs), observed state (statuses).
+//!
+//! Plain data without behaviour beyond validation. Specs carry no serde and no source positions: those stay in
+//! `config/`. Statuses serialise, because `/v1/status` and the CLI exchange them. Start with [`spec`].
+
+pub mod id;
+pub mod spec;
+pub mod status;
+
+pub use id::{NodeId, NodeName, PoolId, PoolName, ReplicaId, VolumeId, VolumeName};

@@ -1,0 +1,172 @@
+//! Observed state, as `/v1/status`, the CLI and the metrics show it. Serialised; fields are only ever added.
+//! Bytes are integers, times RFC 3339 texts in UTC.
+
+use serde::{Deserialize, Serialize};
+
+use super::{PoolId, PoolName, ReplicaId, VolumeId, VolumeName};
+
+/// One statement about an object, in the form of a Kubernetes `metav1.Condition`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// What the statement is about, CamelCase: `Ready`, `RemovalBlocked`, ...
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Whether it holds.
+    pub status: Truth,
+    /// Why, in one CamelCase word that programs can match.
+    pub reason: String,
+    /// Why, in a sentence that names the place and the next step.
+    pub message: String,
+    /// When `status` last changed, RFC 3339.
+    pub last_transition_time: String,
+    /// The generation of the configuration that this was observed under.
+    pub observed_generation: u64,
+}
+
+/// Whether a [`Condition`] holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Truth {
+    /// It holds.
+    True,
+    /// It does not.
+    False,
+    /// Nobody knows at the moment.
+    Unknown,
+}
+
+/// Everything that one daemon knows about itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStatus {
+    /// Counts applied configurations since the state folder was made.
+    pub generation: u64,
+    /// SHA-256 over names and contents of the configuration in force, hexadecimal.
+    pub config_hash: String,
+    /// When that configuration was applied, RFC 3339.
+    pub config_applied_at: Option<String>,
+    /// What is wrong with the files on disk, when they are not the ones in force.
+    pub config_error: Option<String>,
+    /// This node's name.
+    pub node: String,
+    /// The daemon's version.
+    pub version: String,
+    /// Pools, by name.
+    pub pools: Vec<PoolStatus>,
+    /// Volumes, by name.
+    pub volumes: Vec<VolumeStatus>,
+    /// Removed data that is still there, by volume name and time.
+    pub quarantine: Vec<QuarantineEntry>,
+}
+
+/// What is known of a pool.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolStatus {
+    /// Its name in the files.
+    pub name: PoolName,
+    /// From its marker; none while it can't be opened.
+    pub id: Option<PoolId>,
+    /// Where it is: a path, or `memory`.
+    pub backing: String,
+    /// Whether it serves.
+    pub state: PoolState,
+    /// Size of the filesystem or of the memory, bytes.
+    pub capacity_bytes: u64,
+    /// Bytes of it that replicas take up now.
+    pub allocated_bytes: u64,
+    /// Sum of its replicas' full sizes, bytes.
+    pub committed_bytes: u64,
+    /// Bytes that can still be handed out, the reserve already taken off.
+    pub available_bytes: u64,
+    /// Statements about it; `Ready` is always there.
+    pub conditions: Vec<Condition>,
+}
+
+/// Whether a pool serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum PoolState {
+    /// Opened, marker as expected.
+    Online,
+    /// It can't be used; its conditions say why.
+    Offline,
+}
+
+/// What is known of a volume.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeStatus {
+    /// Its name in the files.
+    pub name: VolumeName,
+    /// From its replicas' labels; none before it exists.
+    pub uuid: Option<VolumeId>,
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// Bytes that its replicas take up on their pools, all together.
+    pub allocated_bytes: u64,
+    /// Where it is in its life: `Pending`, `Available`, ... (`reconcile/state.rs` has the table).
+    pub state: String,
+    /// Generation of the membership table.
+    pub nexus_generation: u64,
+    /// How it is reached, for people: `vhost-user /run/volund/db.sock`, `ublk /dev/volund/db`, `none`.
+    pub export: String,
+    /// Whether a client is there.
+    pub client_connected: bool,
+    /// Its copies, in the order of the files.
+    pub replicas: Vec<ReplicaStatus>,
+    /// Statements about it; `Ready` is always there.
+    pub conditions: Vec<Condition>,
+}
+
+/// What is known of one copy of a volume.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicaStatus {
+    /// The pool that holds it.
+    pub pool: PoolName,
+    /// From its label; none before it exists.
+    pub uuid: Option<ReplicaId>,
+    /// What the nexus thinks of it.
+    pub state: ReplicaState,
+    /// Why it is in that state: `WriteError: Input/output error (os error 5)`, ...
+    pub reason: Option<String>,
+    /// Bytes that it takes up on its pool.
+    pub allocated_bytes: u64,
+}
+
+/// What the nexus thinks of a replica (spec section 1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum ReplicaState {
+    /// Holds every acknowledged write; may be read.
+    InSync,
+    /// Being copied to.
+    Rebuilding,
+    /// Missed writes; is not read.
+    Stale,
+    /// Has no data yet.
+    Blank,
+    /// Not there: its pool or file is missing or locked by someone else.
+    Absent,
+    /// Its pool belongs to another node.
+    Waiting,
+}
+
+/// Data of a removed volume that is still there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QuarantineEntry {
+    /// What the commands take: `db@2026-11-21T09:14:03Z`.
+    pub id: String,
+    /// The volume's name when it was removed.
+    pub volume: VolumeName,
+    /// Its id.
+    pub uuid: VolumeId,
+    /// When it was removed, RFC 3339.
+    pub removed_at: String,
+    /// When it will be purged; none if it stays until purged by hand.
+    pub purge_at: Option<String>,
+    /// The pools that hold its replicas.
+    pub pools: Vec<PoolName>,
+    /// Bytes that it takes up.
+    pub allocated_bytes: u64,
+}
