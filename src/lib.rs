@@ -1,6 +1,8 @@
 //! volund: a per-node daemon for replicated block volumes. `docs/ARCHITECTURE.md` is the map.
 
+pub mod cli;
 pub mod io;
 pub mod model;
+pub mod reconcile;
 pub mod units;
 pub mod volume;

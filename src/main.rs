@@ -1,2 +1,7 @@
-//! volund.
-fn main() {}
+//! The `volund` program: see `cli/`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    volund::cli::main()
+}

@@ -4,6 +4,7 @@
 //! `config/`. Statuses serialise, because `/v1/status` and the CLI exchange them. Start with [`spec`].
 
 pub mod id;
+pub mod observed;
 pub mod spec;
 pub mod status;
 

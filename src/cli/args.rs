@@ -1,0 +1,218 @@
+//! The arguments, as clap derives the parser, the help, the completions and the man page from them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::model::{NodeName, VolumeName};
+
+/// Per-node daemon for replicated block volumes: TOML in, ublk and vhost-user-blk out.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "volund", version, max_term_width = 100)]
+pub struct Cli {
+    /// What applies to every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What applies to every command.
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// Configuration: a TOML file, or a directory whose *.toml files are read in name order.
+    #[arg(long, global = true, value_name = "PATH", env = "VOLUND_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Name of this node in the configuration [default: the host name].
+    #[arg(long, global = true, value_name = "NAME", env = "VOLUND_NODE")]
+    pub node: Option<NodeName>,
+    /// Folder for sockets.
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "VOLUND_RUNTIME_DIR",
+        default_value = "/run/volund"
+    )]
+    pub runtime_dir: PathBuf,
+    /// The daemon's admin socket [default: <runtime dir>/admin.sock].
+    #[arg(long, global = true, value_name = "PATH", env = "VOLUND_SOCKET")]
+    pub socket: Option<PathBuf>,
+    /// How to print results.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        value_enum,
+        default_value = "human"
+    )]
+    pub output: Format,
+    /// When to use colour.
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        value_enum,
+        default_value = "auto"
+    )]
+    pub color: Color,
+}
+
+/// Where the configuration is unless said otherwise.
+pub const DEFAULT_CONFIG: &str = "/etc/volund";
+
+impl Global {
+    /// The configuration's path, default filled in.
+    #[must_use]
+    pub fn config_or_default(&self) -> PathBuf {
+        self.config
+            .clone()
+            .unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG))
+    }
+
+    /// The admin socket's path, default filled in.
+    #[must_use]
+    pub fn admin_socket(&self) -> PathBuf {
+        self.socket
+            .clone()
+            .unwrap_or_else(|| self.runtime_dir.join("admin.sock"))
+    }
+}
+
+/// How to print results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Text for people.
+    Human,
+    /// JSON for programs.
+    Json,
+}
+
+/// When to use colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless `NO_COLOR` is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Print the completion script for a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the man page.
+    Man,
+}
+
+/// Arguments of `volund run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// Folder for what must survive a restart: witnesses, the last good configuration, the node's database.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "VOLUND_STATE_DIR",
+        default_value = "/var/lib/volund"
+    )]
+    pub state_dir: PathBuf,
+    /// Where to serve /metrics, /healthz, /readyz and /v1/status. A loopback address: there is no authentication.
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "VOLUND_HTTP",
+        default_value = "127.0.0.1:9847"
+    )]
+    pub http: SocketAddr,
+    /// Number of I/O threads, 1 to 64 [default: the cores, up to 4].
+    #[arg(long, value_name = "N", env = "VOLUND_IO_THREADS", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub io_threads: Option<u16>,
+    /// How to write the log.
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        env = "VOLUND_LOG_FORMAT",
+        value_enum,
+        default_value = "auto"
+    )]
+    pub log_format: LogFormat,
+}
+
+/// How to write the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// To the journal under systemd, else as text.
+    Auto,
+    /// Text lines on standard error.
+    Text,
+    /// One JSON object per line on standard error.
+    Json,
+}
+
+/// Arguments of `volund plan`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct PlanArgs {
+    /// Exit with 2 when there are changes, with 3 when one of them removes an export or data.
+    #[arg(long)]
+    pub detailed_exitcode: bool,
+}
+
+/// Arguments of `volund status`.
+#[derive(Clone, Debug, Args)]
+pub struct StatusArgs {
+    /// Only these volumes.
+    pub volumes: Vec<VolumeName>,
+    /// Go on until interrupted: redraw on a terminal, else print what changed.
+    #[arg(short, long)]
+    pub watch: bool,
+    /// Exit with 4 when something is not ready.
+    #[arg(long)]
+    pub exit_code: bool,
+}
+
+/// Arguments of `volund qemu-args`.
+#[derive(Clone, Debug, Args)]
+pub struct QemuArgs {
+    /// The volume; it must have a vhost-user export.
+    pub volume: VolumeName,
+    /// Print libvirt's XML for the domain instead.
+    #[arg(long)]
+    pub libvirt: bool,
+    /// QEMU's version, as in 9.2: `reconnect-ms` replaced `reconnect` there.
+    #[arg(long, value_name = "X.Y", default_value = "7.2")]
+    pub qemu_version: String,
+    /// Memory of the guest, as QEMU spells it.
+    #[arg(long, value_name = "SIZE", default_value = "4G")]
+    pub memory: String,
+}
+
+/// What to do with the data of removed volumes.
+#[derive(Clone, Debug, Subcommand)]
+pub enum QuarantineCommand {
+    /// List it.
+    List,
+    /// Bring it back; a volume of that name must not exist.
+    Restore {
+        /// The entry's id, as `list` prints it.
+        id: String,
+        /// Bring it back under another name.
+        #[arg(long = "as", value_name = "NAME")]
+        new_name: Option<VolumeName>,
+    },
+    /// Delete it for ever.
+    Purge {
+        /// The entry's id, as `list` prints it.
+        id: String,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+}

@@ -1,0 +1,146 @@
+//! Reality at one moment, as the engine reports it and the planner reads it. Plain data, no serde, no behaviour.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::spec::{BlockSize, ExportSpec, OnRemove, PoolBacking};
+use super::status::ReplicaStatus;
+use super::{PoolId, PoolName, VolumeId, VolumeName};
+use crate::units::Bytes;
+
+/// Everything that one daemon finds on its node.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Observed {
+    /// When it was looked at, seconds since 1970-01-01 UTC. Only the end of a quarantine is decided by it.
+    pub at_unix_seconds: u64,
+    /// Every pool that was opened, or that somebody tried to open, and that has not been closed since.
+    pub pools: BTreeMap<PoolName, ObservedPool>,
+    /// Every volume that runs, or of which a replica lies in an opened pool outside its quarantine, by the name in
+    /// the labels.
+    pub volumes: BTreeMap<VolumeName, ObservedVolume>,
+    /// Every volume of which a replica lies in the quarantine of an opened pool.
+    pub quarantine: Vec<ObservedQuarantine>,
+}
+
+/// Why something does not serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// One CamelCase word that programs can match: a condition's reason.
+    pub reason: String,
+    /// A sentence that names the place and the next step.
+    pub message: String,
+}
+
+/// A pool that was opened, or that somebody tried to open.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ObservedPool {
+    /// What it was opened on.
+    pub backing: PoolBacking,
+    /// From its marker; none while it has not been read.
+    pub id: Option<PoolId>,
+    /// Why it does not serve; none when it does.
+    pub problem: Option<Problem>,
+    /// Size of the filesystem or of the memory.
+    pub capacity: Bytes,
+    /// Bytes that its replicas take up now.
+    pub allocated: Bytes,
+    /// Sum of its replicas' full sizes.
+    pub committed: Bytes,
+    /// Bytes that can still be handed out, the reserve already taken off.
+    pub available: Bytes,
+}
+
+/// A volume that exists on this node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ObservedVolume {
+    /// Every volume id that labels under this name carry. More than one: nobody can know which is meant.
+    pub ids: BTreeSet<VolumeId>,
+    /// How it was made.
+    pub applied: AppliedVolume,
+    /// Whether its nexus is assembled and takes I/O.
+    pub serving: bool,
+    /// Why it does not take I/O or why its last assembly failed; none when all is well.
+    pub problem: Option<Problem>,
+    /// The export that exists now.
+    pub export: Option<ObservedExport>,
+    /// Generation of the membership table; 0 while not assembled.
+    pub nexus_generation: u64,
+    /// Its copies, in the order in which the membership table has them.
+    pub replicas: Vec<ReplicaStatus>,
+}
+
+impl ObservedVolume {
+    /// Whether a client has the volume open.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        self.export.as_ref().is_some_and(|export| export.in_use)
+    }
+}
+
+/// What is known of how a volume was made and what was last applied to it: from its labels and, where they don't say,
+/// from `state/`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppliedVolume {
+    /// Size of its data.
+    pub size: Bytes,
+    /// Logical block size shown to clients.
+    pub block_size: BlockSize,
+    /// Whether its replicas are sparse; none when `state/` was lost, as labels don't say.
+    pub thin: Option<bool>,
+    /// The local pools that are known to have a replica of it.
+    pub replicas: BTreeSet<PoolName>,
+    /// Number of members in its membership table; may exceed `replicas` while a pool is closed and `state/` was lost.
+    pub members: usize,
+    /// What was last applied about its removal; the default (retain) when nothing was.
+    pub removal: RemovalPolicy,
+}
+
+/// What becomes of a volume's data once its table is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RemovalPolicy {
+    /// Kept until purged by hand, or purged when the quarantine is over.
+    pub on_remove: OnRemove,
+    /// How long the quarantine is.
+    pub quarantine_for: Duration,
+}
+
+impl Default for RemovalPolicy {
+    fn default() -> Self {
+        Self {
+            on_remove: OnRemove::Retain,
+            quarantine_for: Duration::from_secs(7 * 24 * 3600),
+        }
+    }
+}
+
+/// An export that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObservedExport {
+    /// What it was made from, as given to the engine.
+    pub spec: ExportSpec,
+    /// Whether it refuses writes.
+    pub read_only: bool,
+    /// Whether a client is connected (vhost-user) or holds the device open or mounted (ublk).
+    pub in_use: bool,
+    /// For people: `vhost-user /run/volund/db.sock`, `ublk /dev/volund/db`.
+    pub address: String,
+    /// Why it does not work although it exists; none when it does.
+    pub problem: Option<Problem>,
+}
+
+/// Data of a removed volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObservedQuarantine {
+    /// What the commands take: `db@2026-11-21T09:14:03Z`.
+    pub id: String,
+    /// The volume's name when it was removed.
+    pub volume: VolumeName,
+    /// Its id.
+    pub uuid: VolumeId,
+    /// When it was removed, seconds since 1970-01-01 UTC.
+    pub removed_at_unix_seconds: u64,
+    /// How it was made, and what was last applied about its removal.
+    pub applied: AppliedVolume,
+    /// Bytes that its replicas take up, all together.
+    pub allocated: Bytes,
+}
