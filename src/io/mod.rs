@@ -1,12 +1,25 @@
 //! The bottom of the data path: reactors, rings, buffers, block devices, clocks; and their simulated twins.
 //!
 //! Owns everything that talks to the kernel on behalf of guest I/O. Must never know what a volume or a replica is.
-//! Start with [`device`], the one seam between production and simulation, then `reactor`.
+//! Start with [`device`], the one seam between production and simulation, then [`reactor`].
+
+pub mod device;
 
 pub mod buffer;
 pub mod clock;
-pub mod device;
+pub mod disk;
+pub mod file;
+pub mod memory;
+pub mod reactor;
+
+pub(crate) mod executor;
+pub(crate) mod ring;
 
 pub use buffer::{BufferPool, IoBuffer};
 pub use clock::{Clock, Rng, Spawn};
 pub use device::{Alignment, BlockDevice, IoError, ZeroOptions};
+pub use disk::Disk;
+pub use file::FileDevice;
+pub use memory::MemoryDevice;
+pub use reactor::{Local, ReactorHandle};
+pub use ring::Readable;

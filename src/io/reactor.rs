@@ -1,0 +1,436 @@
+//! A reactor: one thread with one ring and one executor, and the two handles to it.
+//!
+//! The loop is `Shared::turn`: run what is ready, submit, sleep, reap, fire timers, take mail. [`ReactorHandle`] is for
+//! other threads, [`Local`] for tasks on the reactor's own.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::EventfdFlags;
+use tokio::sync::oneshot;
+
+use super::buffer::{BufferPool, IoBuffer};
+use super::clock::{Clock, Rng, Spawn, monotonic, wall};
+use super::device::{Alignment, IoError};
+use super::executor::Executor;
+use super::file::FileDevice;
+use super::ring::{Operation, Readable, Ring};
+
+type Mail = Box<dyn FnOnce(&Local) + Send>;
+
+/// A reactor as other threads see it. Clones share the thread.
+#[derive(Clone)]
+pub struct ReactorHandle {
+    index: usize,
+    mailbox: Arc<Mailbox>,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+struct Mailbox {
+    mail: Mutex<Letters>,
+    doorbell: OwnedFd,
+}
+
+#[derive(Default)]
+struct Letters {
+    letters: Vec<Mail>,
+    closed: bool,
+}
+
+impl Mailbox {
+    fn ring(&self) {
+        // EAGAIN means that the counter is at its maximum: the reactor is being rung already.
+        let _ = rustix::io::write(&self.doorbell, &EVENT);
+    }
+
+    /// Puts a letter in; `false` when the reactor has stopped reading.
+    fn post(&self, letter: Mail) -> bool {
+        let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
+        if mail.closed {
+            return false;
+        }
+        mail.letters.push(letter);
+        drop(mail);
+        self.ring();
+        true
+    }
+
+    fn take(&self) -> Vec<Mail> {
+        let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut mail.letters)
+    }
+
+    fn close(&self) -> Vec<Mail> {
+        let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
+        mail.closed = true;
+        std::mem::take(&mut mail.letters)
+    }
+}
+
+/// What adds one to an eventfd's counter, which is in host byte order by definition (`eventfd(2)`).
+#[allow(
+    clippy::host_endian_bytes,
+    reason = "eventfd(2) wants the host's order"
+)]
+const EVENT: [u8; 8] = 1u64.to_ne_bytes();
+
+impl ReactorHandle {
+    /// Starts a reactor's thread, named `reactor-<index>`.
+    ///
+    /// # Errors
+    /// When the thread, its ring or its eventfd can't be made; io_uring may be disabled on this machine.
+    pub fn start(index: usize) -> io::Result<Self> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let mailbox = Arc::new(Mailbox {
+            mail: Mutex::default(),
+            doorbell: rustix::event::eventfd(0, flags)?,
+        });
+        let (started, result) = std::sync::mpsc::sync_channel(1);
+        let inside = Arc::clone(&mailbox);
+        let thread = std::thread::Builder::new()
+            .name(format!("reactor-{index}"))
+            .spawn(move || thread_main(&inside, &started))?;
+        let gone = || io::Error::other("the reactor's thread ended before it started");
+        result.recv().map_err(|_| gone())??;
+        Ok(Self {
+            index,
+            mailbox,
+            thread: Arc::new(Mutex::new(Some(thread))),
+        })
+    }
+
+    /// Which of the node's reactors this is, from zero.
+    #[must_use]
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Calls `make` on the reactor's thread and runs the future it returns there as a task. The answer comes through
+    /// the channel; it is closed without one when the reactor has stopped.
+    pub fn run<T, F, Fut>(&self, make: F) -> oneshot::Receiver<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(Local) -> Fut + Send + 'static,
+        Fut: Future<Output = T> + 'static,
+    {
+        let (answer, receiver) = oneshot::channel();
+        self.mailbox.post(Box::new(move |local| {
+            let task = make(local.clone());
+            local.spawn(async move {
+                // The caller may have given up waiting; the work was done all the same.
+                let _ = answer.send(task.await);
+            });
+        }));
+        receiver
+    }
+
+    /// Ends the reactor: tasks that have not finished are dropped, I/O in flight is waited for (a moment).
+    pub fn stop(&self) {
+        self.mailbox
+            .post(Box::new(|local| local.shared.stopping.set(true)));
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(thread) = thread {
+            // A panic on the reactor aborts the process, so joining can't fail.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl fmt::Debug for ReactorHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ReactorHandle({})", self.index)
+    }
+}
+
+fn thread_main(mailbox: &Arc<Mailbox>, started: &std::sync::mpsc::SyncSender<io::Result<()>>) {
+    // A reactor owns volumes; going on without it would leave clients waiting for ever. Stopping the whole process
+    // at once is what a crash is, and that is what the on-disk rules are made for.
+    let run = AssertUnwindSafe(|| match Local::new(mailbox) {
+        Ok(local) => {
+            let _ = started.send(Ok(()));
+            local.run(mailbox);
+        }
+        Err(error) => {
+            let _ = started.send(Err(error));
+        }
+    });
+    if std::panic::catch_unwind(run).is_err() {
+        tracing::error!("a reactor panicked; aborting");
+        std::process::abort();
+    }
+}
+
+/// A reactor as its own tasks see it. Cheap to clone; never leaves the thread.
+#[derive(Clone)]
+pub struct Local {
+    shared: Rc<Shared>,
+}
+
+struct Shared {
+    ring: Rc<Ring>,
+    executor: Executor,
+    buffers: BufferPool,
+    epoch: Instant,
+    /// Time at the start of this turn: requests and timers need no better.
+    now: Cell<Duration>,
+    stopping: Cell<bool>,
+    extensions: RefCell<Vec<Rc<dyn std::any::Any>>>,
+}
+
+impl Local {
+    fn new(mailbox: &Arc<Mailbox>) -> io::Result<Self> {
+        let doorbell = Arc::clone(mailbox);
+        let shared = Shared {
+            ring: Rc::new(Ring::new()?),
+            executor: Executor::new(Box::new(move || doorbell.ring())),
+            buffers: BufferPool::default(),
+            epoch: monotonic(),
+            now: Cell::new(Duration::ZERO),
+            stopping: Cell::new(false),
+            extensions: RefCell::default(),
+        };
+        Ok(Self {
+            shared: Rc::new(shared),
+        })
+    }
+
+    fn run(&self, mailbox: &Arc<Mailbox>) {
+        let shared = &self.shared;
+        let doorbell = match mailbox.doorbell.try_clone() {
+            Ok(fd) => Rc::new(fd),
+            Err(error) => panic!("a reactor can't hear its doorbell: {error}"),
+        };
+        let mut rings = shared.ring.poll_readable(doorbell);
+        let mailbox_seen = Arc::clone(mailbox);
+        let local = self.clone();
+        shared.executor.spawn(async move {
+            // The poll only fails when the kernel is out of memory; then every turn looks into the mailbox anyway.
+            loop {
+                for letter in mailbox_seen.take() {
+                    letter(&local);
+                }
+                if rings.next().await.is_err() {
+                    return;
+                }
+            }
+        });
+        while !shared.stopping.get() {
+            shared.turn();
+        }
+        drop(mailbox.close());
+        shared.executor.clear();
+        shared.extensions.borrow_mut().clear();
+    }
+
+    /// Private buffers of this thread.
+    #[must_use]
+    pub fn buffers(&self) -> &BufferPool {
+        &self.shared.buffers
+    }
+
+    /// A block device over an open file. `size` is the file's length in bytes; `thick` keeps zeroed ranges allocated.
+    #[must_use]
+    pub fn file(&self, fd: OwnedFd, size: u64, alignment: Alignment, thick: bool) -> FileDevice {
+        FileDevice::new(self.clone(), Rc::new(fd), size, alignment, thick)
+    }
+
+    /// Readiness of `fd`, once per burst of events, until the result is dropped.
+    #[must_use]
+    pub fn poll_readable(&self, fd: Rc<OwnedFd>) -> Readable {
+        self.shared.ring.poll_readable(fd)
+    }
+
+    /// Starts a device command (`IORING_OP_URING_CMD`) with a 16-byte payload and waits for its result, as the driver
+    /// gave it. `keep` stays allocated until then.
+    pub fn uring_cmd(
+        &self,
+        fd: Rc<OwnedFd>,
+        cmd_op: u32,
+        payload: [u8; 16],
+        keep: Option<IoBuffer>,
+    ) -> impl Future<Output = i32> + use<> {
+        self.shared.ring.start(
+            fd,
+            &Operation::Command {
+                op: cmd_op,
+                payload,
+            },
+            keep,
+        )
+    }
+
+    /// Starts a file operation.
+    pub(crate) fn operate(
+        &self,
+        fd: &Rc<OwnedFd>,
+        operation: &Operation,
+        buffer: Option<IoBuffer>,
+    ) -> impl Future<Output = Result<usize, IoError>> + use<> {
+        let in_flight = self.shared.ring.start(Rc::clone(fd), operation, buffer);
+        async move {
+            let result = in_flight.await;
+            usize::try_from(result).map_err(|_| IoError::Os(-result))
+        }
+    }
+
+    /// Completes after every task that is ready in this turn has run, before the ring is submitted: the place to
+    /// publish what the turn produced, once.
+    pub fn end_of_turn(&self) -> impl Future<Output = ()> + use<> {
+        EndOfTurn {
+            local: self.clone(),
+            phase: None,
+        }
+    }
+
+    /// The thread's one value of type `T`, made by `make` when it is first asked for. For registries that belong to a
+    /// reactor, such as its volumes.
+    pub fn extension<T: 'static>(&self, make: impl FnOnce() -> T) -> Rc<T> {
+        let found = self
+            .shared
+            .extensions
+            .borrow()
+            .iter()
+            .find_map(|e| Rc::clone(e).downcast().ok());
+        found.unwrap_or_else(|| {
+            let made = Rc::new(make());
+            let stored: Rc<dyn std::any::Any> = Rc::clone(&made) as _;
+            self.shared.extensions.borrow_mut().push(stored);
+            made
+        })
+    }
+}
+
+impl Shared {
+    fn turn(&self) {
+        self.executor.run_turn();
+        let idle = self.executor.is_idle() && !self.stopping.get();
+        let timeout = if idle {
+            // A cached time would make the sleep too long by what this turn took.
+            let now = self.epoch.elapsed();
+            self.executor
+                .next_timer()
+                .map(|deadline| deadline.saturating_sub(now))
+        } else {
+            None
+        };
+        self.ring.enter(idle, timeout);
+        self.now.set(self.epoch.elapsed());
+        self.ring.reap();
+        self.executor.fire_timers(self.now.get());
+    }
+}
+
+impl Clock for Local {
+    fn now(&self) -> Duration {
+        self.shared.now.get()
+    }
+
+    fn wall_ns(&self) -> u64 {
+        let since = wall()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static {
+        let deadline = self.shared.epoch.elapsed().saturating_add(duration);
+        Sleep {
+            local: self.clone(),
+            deadline,
+            key: None,
+        }
+    }
+}
+
+impl Rng for Local {
+    fn random_u128(&self) -> u128 {
+        // Six bits of a version 4 UUID are fixed; rotating a second one puts random bits in their place.
+        uuid::Uuid::new_v4().as_u128() ^ uuid::Uuid::new_v4().as_u128().rotate_left(32)
+    }
+}
+
+impl Spawn for Local {
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.shared.executor.spawn(task);
+    }
+}
+
+impl fmt::Debug for Local {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Local")
+            .field("tasks", &self.shared.executor.task_count())
+            .finish()
+    }
+}
+
+struct Sleep {
+    local: Local,
+    deadline: Duration,
+    key: Option<(Duration, u64)>,
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if self.local.now() >= self.deadline {
+            return Poll::Ready(());
+        }
+        let executor = &self.local.shared.executor;
+        match self.key {
+            Some(key) => executor.update_timer(key, context.waker()),
+            None => {
+                let key = executor.add_timer(self.deadline, context.waker().clone());
+                self.key = Some(key);
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            self.local.shared.executor.cancel_timer(key);
+        }
+    }
+}
+
+struct EndOfTurn {
+    local: Local,
+    phase: Option<u64>,
+}
+
+impl Future for EndOfTurn {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let executor = &self.local.shared.executor;
+        match self.phase {
+            Some(phase) if executor.late_phase() > phase => Poll::Ready(()),
+            _ => {
+                let phase = executor.late_phase();
+                executor.wake_late(context.waker().clone());
+                self.phase = Some(phase);
+                Poll::Pending
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
