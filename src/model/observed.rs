@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::spec::{BlockSize, ExportSpec, OnRemove, PoolBacking};
+use super::spec::{BlockSize, ExportSpec, OnRemove, PoolSpec};
 use super::status::ReplicaStatus;
 use super::{PoolId, PoolName, VolumeId, VolumeName};
 use crate::units::Bytes;
@@ -34,8 +34,8 @@ pub struct Problem {
 /// A pool that was opened, or that somebody tried to open.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ObservedPool {
-    /// What it was opened on.
-    pub backing: PoolBacking,
+    /// What it was opened with.
+    pub spec: PoolSpec,
     /// From its marker; none while it has not been read.
     pub id: Option<PoolId>,
     /// Why it does not serve; none when it does.

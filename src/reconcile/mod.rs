@@ -36,5 +36,12 @@
 //!                                                                 rewritten when it differs); does not assemble it
 //! async fn purge(&self, entry: &str)                                     deletes the entry's replicas for ever
 //!
+//! A quarantine entry is *all* quarantined replicas of one volume id, over all pools, so that a restore brings every
+//! copy back.
+//!
 //! async fn shutdown(&self)      exports drained and removed whether in use or not, volumes stopped (A10), pools closed
 //! ```
+
+pub mod compare;
+pub mod plan;
+pub mod step;

@@ -1,0 +1,555 @@
+//! The planner's table: desired, observed, expected.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::*;
+use crate::model::VolumeId;
+use crate::model::observed::{
+    AppliedVolume, ObservedExport, ObservedPool, ObservedQuarantine, ObservedVolume, Problem,
+    RemovalPolicy,
+};
+use crate::model::spec::{BlockSize, PoolBacking, Safety, VolumeSpec};
+use crate::reconcile::step::Goal;
+use crate::units::{Bytes, GIB};
+
+fn volume_name(text: &str) -> VolumeName {
+    text.parse().unwrap()
+}
+
+fn pool_name(text: &str) -> PoolName {
+    text.parse().unwrap()
+}
+
+fn pool_spec(name: &str) -> PoolSpec {
+    PoolSpec {
+        node: "n1".parse().unwrap(),
+        backing: PoolBacking::Directory(format!("/pools/{name}").into()),
+        reserve: Bytes(GIB),
+    }
+}
+
+fn socket() -> ExportSpec {
+    ExportSpec::VhostUser {
+        socket: None,
+        queues: 16,
+        depth: 256,
+    }
+}
+
+fn spec(pools: &[&str]) -> VolumeSpec {
+    VolumeSpec {
+        node: "n1".parse().unwrap(),
+        size: Bytes(GIB),
+        replicas: pools.iter().map(|pool| pool_name(pool)).collect(),
+        thin: true,
+        block_size: BlockSize::B4096,
+        read_only: false,
+        export: socket(),
+        on_remove: OnRemove::Retain,
+        quarantine_for: Duration::from_secs(7 * 24 * 3600),
+        renamed_from: None,
+    }
+}
+
+fn applied(pools: &[&str]) -> AppliedVolume {
+    AppliedVolume {
+        size: Bytes(GIB),
+        block_size: BlockSize::B4096,
+        thin: Some(true),
+        replicas: pools.iter().map(|pool| pool_name(pool)).collect(),
+        members: pools.len(),
+        removal: RemovalPolicy::default(),
+    }
+}
+
+fn running(pools: &[&str]) -> ObservedVolume {
+    ObservedVolume {
+        ids: BTreeSet::from([VolumeId::from_uuid(uuid::Uuid::from_u128(7))]),
+        applied: applied(pools),
+        serving: true,
+        problem: None,
+        export: Some(ObservedExport {
+            spec: socket(),
+            read_only: false,
+            in_use: false,
+            address: "vhost-user /run/volund/db.sock".to_owned(),
+            problem: None,
+        }),
+        nexus_generation: 1,
+        replicas: Vec::new(),
+    }
+}
+
+fn in_use(mut volume: ObservedVolume) -> ObservedVolume {
+    volume.export.as_mut().unwrap().in_use = true;
+    volume
+}
+
+fn quarantined(volume: &str, at: u64, pools: &[&str]) -> ObservedQuarantine {
+    ObservedQuarantine {
+        id: format!("{volume}@{at}"),
+        volume: volume_name(volume),
+        uuid: VolumeId::from_uuid(uuid::Uuid::from_u128(u128::from(at))),
+        removed_at_unix_seconds: at,
+        applied: applied(pools),
+        allocated: Bytes(4096),
+    }
+}
+
+/// One case: what the files say, what is there.
+struct Case {
+    desired: DesiredState,
+    observed: Observed,
+    removals: Removals,
+}
+
+impl Case {
+    /// One node, pools `a` and `b`, both declared and open; no volume anywhere.
+    fn new() -> Self {
+        let mut desired = DesiredState {
+            this_node: "n1".parse().unwrap(),
+            nodes: BTreeMap::new(),
+            pools: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            safety: Safety::default(),
+        };
+        let mut observed = Observed::default();
+        for name in ["a", "b"] {
+            desired.pools.insert(pool_name(name), pool_spec(name));
+            let pool = ObservedPool {
+                spec: pool_spec(name),
+                id: None,
+                problem: None,
+                capacity: Bytes(100 * GIB),
+                allocated: Bytes(0),
+                committed: Bytes(0),
+                available: Bytes(90 * GIB),
+            };
+            observed.pools.insert(pool_name(name), pool);
+        }
+        Self {
+            desired,
+            observed,
+            removals: Removals::default(),
+        }
+    }
+
+    fn wants(mut self, name: &str, spec: VolumeSpec) -> Self {
+        self.desired.volumes.insert(volume_name(name), spec);
+        self
+    }
+
+    fn has(mut self, name: &str, volume: ObservedVolume) -> Self {
+        self.observed.volumes.insert(volume_name(name), volume);
+        self
+    }
+
+    fn has_quarantined(mut self, entry: ObservedQuarantine) -> Self {
+        self.observed.quarantine.push(entry);
+        self
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
+    fn plan(&mut self) -> Plan {
+        self.removals.note(&self.desired, &self.observed, 1);
+        let first = plan(&self.desired, &self.observed, &self.removals);
+        let second = plan(&self.desired, &self.observed, &self.removals);
+        assert_eq!(first, second, "the planner is deterministic");
+        first
+    }
+
+    /// Steps and reasons of one volume, as words.
+    fn check(mut self, name: &str, expected: &str) -> Plan {
+        let plan = self.plan();
+        assert_eq!(words(&plan, name), expected);
+        plan
+    }
+}
+
+fn words(plan: &Plan, name: &str) -> String {
+    let volume = &plan.volumes[&volume_name(name)];
+    let steps = volume.steps.iter().map(|step| match &step.action {
+        VolumeAction::Rename { from } => format!("rename {from}"),
+        VolumeAction::Restore { entry } => format!("restore {entry}"),
+        VolumeAction::Ensure { creates: true, .. } => "create".to_owned(),
+        VolumeAction::Ensure { .. } => "open".to_owned(),
+        VolumeAction::SetPolicy(_) => "policy".to_owned(),
+        VolumeAction::EnsureExport { .. } => "export".to_owned(),
+        VolumeAction::RemoveExport => "unexport".to_owned(),
+        VolumeAction::Quarantine => "quarantine".to_owned(),
+    });
+    let blocked = volume
+        .blocked
+        .iter()
+        .map(|blocked| format!("{}/{}", blocked.kind.condition(), blocked.reason));
+    steps.chain(blocked).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn a_new_volume_is_created_and_exported() {
+    Case::new()
+        .wants("db", spec(&["a"]))
+        .check("db", "create export");
+}
+
+#[test]
+fn a_volume_that_is_as_wanted_needs_nothing() {
+    let plan = Case::new()
+        .wants("db", spec(&["b", "a"]))
+        .has("db", running(&["a", "b"]))
+        .check("db", "");
+    assert!(plan.pools.values().all(|pool| pool.action.is_none()));
+}
+
+#[test]
+fn existing_replicas_are_opened_and_never_made_anew() {
+    let stopped = |volume: &mut ObservedVolume| {
+        volume.serving = false;
+        volume.export = None;
+    };
+    let mut volume = running(&["a"]);
+    stopped(&mut volume);
+    Case::new()
+        .wants("db", spec(&["a"]))
+        .has("db", volume)
+        .check("db", "open export");
+}
+
+#[test]
+fn nothing_is_created_before_every_listed_pool_was_looked_into() {
+    let plan = Case::new()
+        .wants("db", spec(&["a", "b"]))
+        .with(|case| drop(case.observed.pools.remove(&pool_name("b"))))
+        .check("db", "create export");
+    let waits = &plan.volumes[&volume_name("db")].unknown_until;
+    assert_eq!(waits, &BTreeSet::from([pool_name("b")]));
+    let open = &plan.pools[&pool_name("b")].action;
+    assert!(matches!(open, Some(PoolAction::Open(_))), "{open:?}");
+}
+
+#[test]
+fn nothing_is_created_while_a_listed_pool_is_offline() {
+    let missing = Problem {
+        reason: "PoolMissing".to_owned(),
+        message: "no marker".to_owned(),
+    };
+    Case::new()
+        .wants("db", spec(&["a", "b"]))
+        .with(|case| {
+            case.observed
+                .pools
+                .get_mut(&pool_name("b"))
+                .unwrap()
+                .problem = Some(missing)
+        })
+        .check("db", "Blocked/PoolOffline");
+}
+
+#[test]
+fn a_vanished_table_quarantines_an_unused_volume() {
+    let plan = Case::new()
+        .has("db", running(&["a"]))
+        .check("db", "unexport quarantine");
+    assert_eq!(plan.volumes[&volume_name("db")].goal, Goal::Absent);
+    assert!(plan.purges.is_empty());
+}
+
+#[test]
+fn a_vanished_table_does_nothing_to_a_volume_in_use() {
+    Case::new()
+        .has("db", in_use(running(&["a"])))
+        .check("db", "RemovalBlocked/InUse");
+}
+
+#[test]
+fn a_volume_with_a_copy_on_an_offline_pool_is_not_quarantined_by_halves() {
+    Case::new()
+        .has("db", running(&["a", "c"]))
+        .check("db", "RemovalBlocked/PoolOffline");
+}
+
+#[test]
+fn more_removals_than_allowed_remove_nothing_until_approved() {
+    let mut case = Case::new()
+        .has("one", running(&["a"]))
+        .has("two", running(&["a"]));
+    let plan = case.plan();
+    assert_eq!(words(&plan, "one"), "RemovalBlocked/ApprovalNeeded");
+    assert_eq!(words(&plan, "two"), "RemovalBlocked/ApprovalNeeded");
+    assert_eq!(plan.held.len(), 2);
+
+    case.removals.approved = plan.held;
+    let plan = case.plan();
+    assert_eq!(words(&plan, "one"), "unexport quarantine");
+    assert_eq!(words(&plan, "two"), "unexport quarantine");
+}
+
+#[test]
+fn removals_of_one_change_are_counted_together_even_when_done_one_by_one() {
+    let mut case = Case::new()
+        .has("one", running(&["a"]))
+        .has("two", in_use(running(&["a"])))
+        .with(|case| case.desired.safety.max_removals = 1);
+    let held = case.plan().held;
+    assert_eq!(held.len(), 2);
+    // The first one going by other means does not make room for the second.
+    case.observed.volumes.remove(&volume_name("one"));
+    case.observed
+        .volumes
+        .insert(volume_name("two"), running(&["a"]));
+    assert_eq!(words(&case.plan(), "two"), "RemovalBlocked/ApprovalNeeded");
+}
+
+#[test]
+fn removals_of_different_changes_are_counted_apart() {
+    let mut case = Case::new()
+        .has("one", in_use(running(&["a"])))
+        .with(|case| {
+            case.removals.gone_since.insert(volume_name("one"), 0);
+        })
+        .has("two", running(&["a"]));
+    assert_eq!(words(&case.plan(), "two"), "unexport quarantine");
+}
+
+#[test]
+fn a_table_that_comes_back_gets_its_newest_data_back() {
+    Case::new()
+        .wants("db", spec(&["a"]))
+        .has_quarantined(quarantined("db", 20, &["a"]))
+        .has_quarantined(quarantined("db", 10, &["a"]))
+        .check("db", "restore db@20 open export");
+}
+
+#[test]
+fn quarantined_data_that_does_not_fit_blocks_a_blank_volume() {
+    let plan = Case::new()
+        .wants("db", spec(&["b"]))
+        .has_quarantined(quarantined("db", 20, &["a"]))
+        .check("db", "Blocked/QuarantinedDataExists");
+    let message = &plan.volumes[&volume_name("db")].blocked[0].message;
+    assert!(
+        message.contains("volund quarantine restore db@20 --as OTHER"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_rename_moves_the_data_and_removes_nothing() {
+    let mut wanted = spec(&["a"]);
+    wanted.renamed_from = Some(volume_name("db"));
+    let plan = Case::new()
+        .wants("db2", wanted)
+        .has("db", running(&["a"]))
+        .check("db2", "unexport rename db open export");
+    assert!(!plan.volumes.contains_key(&volume_name("db")));
+}
+
+#[test]
+fn a_rename_waits_for_the_client() {
+    let mut wanted = spec(&["a"]);
+    wanted.renamed_from = Some(volume_name("db"));
+    Case::new()
+        .wants("db2", wanted)
+        .has("db", in_use(running(&["a"])))
+        .check("db2", "ChangePending/InUse");
+}
+
+#[test]
+fn a_rename_finds_its_data_in_quarantine_too() {
+    let mut wanted = spec(&["a"]);
+    wanted.renamed_from = Some(volume_name("db"));
+    Case::new()
+        .wants("db2", wanted)
+        .has_quarantined(quarantined("db", 20, &["a"]))
+        .check("db2", "restore db@20 open export");
+}
+
+#[test]
+fn a_finished_rename_needs_nothing() {
+    let mut wanted = spec(&["a"]);
+    wanted.renamed_from = Some(volume_name("db"));
+    Case::new()
+        .wants("db2", wanted)
+        .has("db2", running(&["a"]))
+        .check("db2", "");
+}
+
+#[test]
+fn two_volumes_under_one_name_are_not_touched() {
+    let mut volume = running(&["a"]);
+    volume.serving = false;
+    volume
+        .ids
+        .insert(VolumeId::from_uuid(uuid::Uuid::from_u128(8)));
+    Case::new()
+        .wants("db", spec(&["a"]))
+        .has("db", volume.clone())
+        .check("db", "Blocked/AmbiguousVolume");
+    Case::new()
+        .has("db", volume)
+        .check("db", "Blocked/AmbiguousVolume");
+}
+
+#[test]
+fn what_cannot_change_is_refused_with_a_code_and_the_rest_goes_on() {
+    let check = |change: &dyn Fn(&mut VolumeSpec), expected: &str, code: &str| {
+        let mut wanted = spec(&["a"]);
+        wanted.on_remove = OnRemove::Delete;
+        change(&mut wanted);
+        let plan = Case::new()
+            .wants("db", wanted)
+            .has("db", running(&["a"]))
+            .check("db", expected);
+        let refusal = &plan.volumes[&volume_name("db")].blocked[0];
+        assert_eq!(refusal.code.as_deref(), Some(code));
+        assert!(refusal.message.contains(code), "{}", refusal.message);
+    };
+    check(
+        &|spec| spec.size = Bytes(GIB / 2),
+        "policy ChangeRefused/ShrinkRefused",
+        "E0302",
+    );
+    check(
+        &|spec| spec.size = Bytes(2 * GIB),
+        "policy ChangeRefused/GrowUnsupported",
+        "E0304",
+    );
+    check(
+        &|spec| spec.block_size = BlockSize::B512,
+        "policy ChangeRefused/Immutable",
+        "E0301",
+    );
+    check(
+        &|spec| spec.thin = false,
+        "policy ChangeRefused/Immutable",
+        "E0301",
+    );
+    check(
+        &|spec| spec.replicas.push(pool_name("b")),
+        "policy ChangeRefused/ReplicasImmutable",
+        "E0303",
+    );
+}
+
+#[test]
+fn a_refused_change_does_not_keep_the_volume_down_after_a_restart() {
+    let mut volume = running(&["a"]);
+    volume.serving = false;
+    volume.export = None;
+    let mut wanted = spec(&["a"]);
+    wanted.size = Bytes(GIB / 2);
+    let plan = Case::new()
+        .wants("db", wanted)
+        .has("db", volume)
+        .check("db", "open export ChangeRefused/ShrinkRefused");
+    let VolumeAction::Ensure { spec, .. } = &plan.volumes[&volume_name("db")].steps[0].action
+    else {
+        panic!("the first step opens the volume");
+    };
+    assert_eq!(spec.size, Bytes(GIB), "the size stays what it was");
+}
+
+#[test]
+fn an_export_changes_only_while_unused() {
+    let mut wanted = spec(&["a"]);
+    wanted.read_only = true;
+    Case::new()
+        .wants("db", wanted.clone())
+        .has("db", running(&["a"]))
+        .check("db", "export");
+    Case::new()
+        .wants("db", wanted.clone())
+        .has("db", in_use(running(&["a"])))
+        .check("db", "ChangePending/InUse");
+    wanted.export = ExportSpec::None;
+    Case::new()
+        .wants("db", wanted)
+        .has("db", running(&["a"]))
+        .check("db", "unexport");
+}
+
+#[test]
+fn a_socket_that_changes_hands_is_freed_first() {
+    let fixed = ExportSpec::VhostUser {
+        socket: Some("/run/x.sock".into()),
+        queues: 1,
+        depth: 128,
+    };
+    let mut old = running(&["a"]);
+    old.export.as_mut().unwrap().spec = fixed.clone();
+    let mut wanted = spec(&["a"]);
+    wanted.export = fixed;
+    let plan = Case::new()
+        .wants("new", wanted)
+        .has("old", old)
+        .check("new", "create export");
+    let after = &plan.volumes[&volume_name("new")].after;
+    assert_eq!(after, &BTreeSet::from([volume_name("old")]));
+}
+
+#[test]
+fn a_pool_cannot_be_moved() {
+    let mut case = Case::new().with(|case| {
+        case.desired.pools.get_mut(&pool_name("a")).unwrap().backing =
+            PoolBacking::Directory("/elsewhere".into());
+    });
+    let plan = case.plan();
+    let pool = &plan.pools[&pool_name("a")];
+    assert_eq!(pool.action, None);
+    assert_eq!(pool.blocked[0].code.as_deref(), Some("E0301"));
+}
+
+#[test]
+fn a_pool_is_let_go_only_when_no_volume_runs_on_it() {
+    let mut case = Case::new().with(|case| drop(case.desired.pools.remove(&pool_name("b"))));
+    assert_eq!(
+        case.plan().pools[&pool_name("b")].action,
+        Some(PoolAction::Close)
+    );
+
+    let mut case = case.has("db", running(&["b"]));
+    let plan = case.plan();
+    assert_eq!(plan.pools[&pool_name("b")].action, None);
+    assert_eq!(plan.pools[&pool_name("b")].blocked[0].reason, "InUse");
+}
+
+#[test]
+fn a_replica_on_another_node_waits_and_is_no_error() {
+    let mut case = Case::new().wants("db", spec(&["a", "c"])).with(|case| {
+        let mut remote = pool_spec("c");
+        remote.node = "n2".parse().unwrap();
+        case.desired.pools.insert(pool_name("c"), remote);
+    });
+    let plan = case.plan();
+    assert_eq!(words(&plan, "db"), "create export");
+    let volume = &plan.volumes[&volume_name("db")];
+    assert_eq!(volume.notes[0].kind, BlockedKind::Waiting);
+    assert!(!plan.pools.contains_key(&pool_name("c")));
+    let VolumeAction::Ensure { spec, .. } = &volume.steps[0].action else {
+        panic!("the first step makes the volume");
+    };
+    assert_eq!(spec.replicas, [pool_name("a")]);
+}
+
+#[test]
+fn only_the_last_applied_policy_purges_and_only_when_the_quarantine_is_over() {
+    let due = |on_remove, at| {
+        let mut entry = quarantined("old", 100, &["a"]);
+        entry.applied.removal = RemovalPolicy {
+            on_remove,
+            quarantine_for: Duration::from_secs(50),
+        };
+        let mut case = Case::new()
+            .has_quarantined(entry)
+            .with(|case| case.observed.at_unix_seconds = at);
+        case.plan().purges.len()
+    };
+    assert_eq!(due(OnRemove::Retain, 1_000_000), 0);
+    assert_eq!(due(OnRemove::Delete, 149), 0);
+    assert_eq!(due(OnRemove::Delete, 150), 1);
+}
