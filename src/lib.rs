@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod io;
 pub mod model;
+pub mod nexus;
 pub mod reconcile;
 pub mod units;
 pub mod volume;

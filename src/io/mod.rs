@@ -11,6 +11,8 @@ pub mod disk;
 pub mod file;
 pub mod memory;
 pub mod reactor;
+#[cfg(any(test, feature = "mutants"))]
+pub mod sim;
 
 pub(crate) mod executor;
 pub(crate) mod ring;

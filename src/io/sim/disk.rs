@@ -1,0 +1,545 @@
+//! A simulated disk: a volatile write cache over durable bytes, with delays, reordering, errors and power cuts.
+//!
+//! [`SimHardware`] is the thing in the rack and survives crashes; a [`SimDisk`] is one open session of it, as a file
+//! descriptor is. Operations run as tasks of the hardware, so they go on when the process that submitted them is
+//! killed, as io_uring requests do; [`SimHardware::quiesce`] stands for the file lock that waits for them (spec A1).
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::executor::{Sim, SimNode};
+use crate::io::{Alignment, BlockDevice, BufferPool, Clock, IoBuffer, IoError, Spawn, ZeroOptions};
+
+/// How the bytes of a disk tear and align.
+#[derive(Clone, Copy, Debug)]
+pub struct SimLayout {
+    /// Size in bytes.
+    pub size: u64,
+    /// Below this offset, writes tear at 512 bytes; at and above it at `block`. Only there can space run out.
+    pub data_offset: u64,
+    /// What is written whole or not at all from `data_offset` on; also the alignment of offsets.
+    pub block: u64,
+}
+
+/// What is wrong with a disk. Rates are "one in n", zero for never.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SimFault {
+    /// Reads that fail with `EIO`.
+    pub read_errors: u64,
+    /// Writes that fail with `EIO`, with any part of them done.
+    pub write_errors: u64,
+    /// Flushes that fail with `EIO`; what they should have made durable never becomes so by a later flush.
+    pub flush_errors: u64,
+    /// Operations that fail with `EAGAIN` and have no effect.
+    pub transient_errors: u64,
+    /// Writes to the data area fail with `ENOSPC`.
+    pub full: bool,
+    /// Everything fails with `ENODEV`.
+    pub lost: bool,
+    /// Operations that have not taken effect yet wait until this ends.
+    pub hung: bool,
+    /// The backing file ends here: what lies beyond can't be read.
+    pub end: Option<u64>,
+}
+
+/// The disk itself. Clones are the same disk.
+#[derive(Clone)]
+pub struct SimHardware {
+    state: Rc<State>,
+}
+
+/// One open session of a disk.
+#[derive(Clone)]
+pub struct SimDisk {
+    state: Rc<State>,
+    session: u64,
+}
+
+struct State {
+    sim: Sim,
+    tasks: SimNode,
+    layout: SimLayout,
+    fault: Cell<SimFault>,
+    session: Cell<u64>,
+    /// Sessions up to this one lost their device.
+    unplugged: Cell<u64>,
+    /// What a read returns.
+    visible: RefCell<Vec<u8>>,
+    /// What survives a power cut for certain.
+    durable: RefCell<Vec<u8>>,
+    /// Per atomic unit: the cached versions newer than the durable one, oldest first.
+    cached: RefCell<BTreeMap<u64, Vec<Version>>>,
+    inflight: RefCell<BTreeMap<u64, Option<Store>>>,
+    last_data_write: Cell<u64>,
+}
+
+struct Version {
+    sequence: u64,
+    bytes: Vec<u8>,
+    /// A flush failed over it: no later flush makes it durable.
+    poisoned: bool,
+}
+
+/// What a write does to the bytes once it takes effect.
+#[derive(Clone)]
+struct Store {
+    offset: u64,
+    data: IoBuffer,
+    fua: bool,
+}
+
+enum Work {
+    Read(u64, IoBuffer),
+    Store(Store),
+    Flush,
+}
+
+impl SimHardware {
+    /// A disk full of zeroes.
+    ///
+    /// # Panics
+    /// When it does not fit memory.
+    #[must_use]
+    pub fn new(sim: &Sim, layout: SimLayout) -> Self {
+        let len = usize::try_from(layout.size).expect("a simulated disk fits memory");
+        let state = State {
+            sim: sim.clone(),
+            tasks: sim.node(),
+            layout,
+            fault: Cell::default(),
+            session: Cell::new(0),
+            unplugged: Cell::new(0),
+            visible: RefCell::new(vec![0; len]),
+            durable: RefCell::new(vec![0; len]),
+            cached: RefCell::default(),
+            inflight: RefCell::default(),
+            last_data_write: Cell::new(0),
+        };
+        Self {
+            state: Rc::new(state),
+        }
+    }
+
+    /// Opens a new session.
+    #[must_use]
+    pub fn open(&self) -> SimDisk {
+        let session = self.state.session.get() + 1;
+        self.state.session.set(session);
+        for versions in self.state.cached.borrow_mut().values_mut() {
+            // A new open file does not remember the old one's writeback errors.
+            versions.iter_mut().for_each(|v| v.poisoned = false);
+        }
+        SimDisk {
+            state: Rc::clone(&self.state),
+            session,
+        }
+    }
+
+    /// Sets what is wrong with the disk from now on.
+    pub fn set_fault(&self, fault: SimFault) {
+        self.state.fault.set(fault);
+    }
+
+    /// What is wrong with the disk.
+    #[must_use]
+    pub fn fault(&self) -> SimFault {
+        self.state.fault.get()
+    }
+
+    /// Waits until no operation is under way, which is when a lock on the file would be granted.
+    pub async fn quiesce(&self) {
+        while !self.state.inflight.borrow().is_empty() {
+            self.state.tasks.sleep(Duration::from_micros(50)).await;
+        }
+    }
+
+    /// Cuts the power: operations under way end with any part of them done, and of every atomic unit's cached
+    /// versions any one, or none, survives.
+    pub fn power_loss(&self) {
+        self.state.tasks.kill();
+        let inflight = std::mem::take(&mut *self.state.inflight.borrow_mut());
+        for store in inflight.into_values().flatten() {
+            self.state.apply(&store, Some(2));
+        }
+        self.state.settle_cache();
+    }
+
+    /// Cuts the power while the sessions stay open: they get `ENODEV` for ever, a new session works.
+    pub fn unplug(&self) {
+        self.state.unplugged.set(self.state.session.get());
+        self.power_loss();
+    }
+
+    /// What a read of `range` would return.
+    #[must_use]
+    pub fn visible(&self, range: Range<u64>) -> Vec<u8> {
+        self.state.visible.borrow()[indices(range)].to_vec()
+    }
+
+    /// What of `range` a power cut can't take away.
+    #[must_use]
+    pub fn durable(&self, range: Range<u64>) -> Vec<u8> {
+        self.state.durable.borrow()[indices(range)].to_vec()
+    }
+
+    /// Overwrites bytes behind everybody's back, durably.
+    pub fn corrupt(&self, offset: u64, bytes: &[u8]) {
+        let range = indices(offset..offset + bytes.len() as u64);
+        self.state.visible.borrow_mut()[range.clone()].copy_from_slice(bytes);
+        self.state.durable.borrow_mut()[range].copy_from_slice(bytes);
+    }
+
+    /// The [`Sim::tick`] at which a write to the data area was last submitted.
+    #[must_use]
+    pub fn last_data_write(&self) -> u64 {
+        self.state.last_data_write.get()
+    }
+}
+
+fn indices(range: Range<u64>) -> Range<usize> {
+    let index = |at: u64| usize::try_from(at).expect("a simulated disk fits memory");
+    index(range.start)..index(range.end)
+}
+
+impl State {
+    /// Length of the atomic unit at `offset`.
+    fn unit(&self, offset: u64) -> u64 {
+        if offset < self.layout.data_offset {
+            512
+        } else {
+            self.layout.block
+        }
+    }
+
+    /// Puts a write into the cache, or through it. With `tear`, each unit only with a chance of one in that many.
+    fn apply(&self, store: &Store, tear: Option<u64>) {
+        let sequence = self.sim.tick();
+        let end = store.offset + store.data.len() as u64;
+        let mut at = store.offset;
+        while at < end {
+            let len = self.unit(at);
+            let kept = tear.is_none_or(|n| self.sim.one_in(n));
+            if kept {
+                let mut bytes = vec![0; indices(0..len).end];
+                store
+                    .data
+                    .read_at(indices(0..at - store.offset).end, &mut bytes);
+                self.apply_unit(at, bytes, sequence, store.fua && tear.is_none());
+            }
+            at += len;
+        }
+    }
+
+    fn apply_unit(&self, at: u64, bytes: Vec<u8>, sequence: u64, durable: bool) {
+        let range = indices(at..at + bytes.len() as u64);
+        self.visible.borrow_mut()[range.clone()].copy_from_slice(&bytes);
+        let mut cached = self.cached.borrow_mut();
+        if durable {
+            self.durable.borrow_mut()[range].copy_from_slice(&bytes);
+            cached.remove(&at);
+        } else {
+            cached.entry(at).or_default().push(Version {
+                sequence,
+                bytes,
+                poisoned: false,
+            });
+        }
+    }
+
+    /// Makes durable what took effect before `until`, unless `fail`ing, which spoils it.
+    fn flush(&self, until: u64, fail: bool) {
+        let mut durable = self.durable.borrow_mut();
+        self.cached.borrow_mut().retain(|at, versions| {
+            let covered = versions.partition_point(|v| v.sequence < until);
+            if fail {
+                versions[..covered]
+                    .iter_mut()
+                    .for_each(|v| v.poisoned = true);
+                return true;
+            }
+            if let Some(last) = versions[..covered].iter().rposition(|v| !v.poisoned) {
+                let bytes = &versions[last].bytes;
+                durable[indices(*at..*at + bytes.len() as u64)].copy_from_slice(bytes);
+                versions.drain(..=last);
+            }
+            !versions.is_empty()
+        });
+    }
+
+    /// Of every unit, one of the cached versions or the durable one becomes the only one.
+    fn settle_cache(&self) {
+        let mut durable = self.durable.borrow_mut();
+        for (at, versions) in std::mem::take(&mut *self.cached.borrow_mut()) {
+            let chosen = indices(0..self.sim.below(versions.len() as u64 + 1)).end;
+            if let Some(version) = chosen.checked_sub(1).map(|index| &versions[index]) {
+                let range = indices(at..at + version.bytes.len() as u64);
+                durable[range].copy_from_slice(&version.bytes);
+            }
+        }
+        self.visible.borrow_mut().copy_from_slice(&durable);
+    }
+
+    fn delay(&self) -> Duration {
+        let slow = self.sim.one_in(40);
+        Duration::from_micros(20 + self.sim.below(if slow { 20_000 } else { 400 }))
+    }
+
+    async fn perform(self: Rc<Self>, session: u64, id: u64, work: Work) -> Result<(), IoError> {
+        let submitted = self.sim.tick();
+        self.tasks.sleep(self.delay()).await;
+        while self.fault.get().hung {
+            self.tasks.sleep(Duration::from_millis(20)).await;
+        }
+        let fault = self.fault.get();
+        let result = if fault.lost || session <= self.unplugged.get() {
+            Err(IoError::Os(libc::ENODEV))
+        } else if chance(&self.sim, fault.transient_errors) {
+            Err(IoError::Os(libc::EAGAIN))
+        } else {
+            self.take_effect(&work, submitted, fault)
+        };
+        // It has taken effect, or never will: a power cut has nothing to choose any more.
+        if let Some(entry) = self.inflight.borrow_mut().get_mut(&id) {
+            *entry = None;
+        }
+        self.tasks.sleep(self.delay()).await;
+        self.inflight.borrow_mut().remove(&id);
+        result
+    }
+
+    fn take_effect(&self, work: &Work, submitted: u64, fault: SimFault) -> Result<(), IoError> {
+        match work {
+            Work::Read(offset, buffer) => {
+                let end = *offset + buffer.len() as u64;
+                if fault.end.is_some_and(|limit| end > limit) {
+                    return Err(IoError::Short);
+                }
+                if chance(&self.sim, fault.read_errors) {
+                    buffer.fill(0xee);
+                    return Err(IoError::EIO);
+                }
+                buffer.write_at(0, &self.visible.borrow()[indices(*offset..end)]);
+                Ok(())
+            }
+            Work::Store(store) => {
+                if fault.full && store.offset >= self.layout.data_offset {
+                    return Err(IoError::ENOSPC);
+                }
+                if chance(&self.sim, fault.write_errors) {
+                    self.apply(store, Some(2));
+                    return Err(IoError::EIO);
+                }
+                self.apply(store, None);
+                Ok(())
+            }
+            Work::Flush => {
+                let fail = chance(&self.sim, fault.flush_errors);
+                self.flush(submitted, fail);
+                if fail { Err(IoError::EIO) } else { Ok(()) }
+            }
+        }
+    }
+}
+
+fn chance(sim: &Sim, one_in: u64) -> bool {
+    one_in > 0 && sim.one_in(one_in)
+}
+
+impl SimDisk {
+    fn check(&self, offset: u64, len: u64) -> Result<(), IoError> {
+        let end = offset.checked_add(len).ok_or(IoError::EINVAL)?;
+        let grid = |at: u64| at.is_multiple_of(self.state.unit(offset).min(4096));
+        if end > self.state.layout.size || !grid(offset) || !grid(len) {
+            return Err(IoError::EINVAL);
+        }
+        Ok(())
+    }
+
+    /// Starts `work` as a task of the hardware and waits for its answer.
+    async fn submit(&self, work: Work) -> Result<(), IoError> {
+        let id = self.state.sim.tick();
+        let store = match &work {
+            Work::Store(store) => {
+                if store.offset >= self.state.layout.data_offset {
+                    self.state.last_data_write.set(id);
+                }
+                Some(store.clone())
+            }
+            Work::Read(..) | Work::Flush => None,
+        };
+        self.state.inflight.borrow_mut().insert(id, store);
+        let (answer, answered) = oneshot::channel();
+        let (state, session) = (Rc::clone(&self.state), self.session);
+        self.state.tasks.spawn(async move {
+            let result = state.perform(session, id, work).await;
+            // The submitter may be gone; then nobody wants to know.
+            let _ = answer.send(result);
+        });
+        answered.await.unwrap_or(Err(IoError::Os(libc::ENODEV)))
+    }
+}
+
+impl BlockDevice for SimDisk {
+    fn size(&self) -> u64 {
+        self.state.layout.size
+    }
+
+    fn alignment(&self) -> Alignment {
+        Alignment {
+            offset: u32::try_from(self.state.layout.block).expect("a block is small"),
+            memory: 512,
+        }
+    }
+
+    async fn read(&self, offset: u64, buf: &IoBuffer) -> Result<(), IoError> {
+        self.check(offset, buf.len() as u64)?;
+        self.submit(Work::Read(offset, buf.clone())).await
+    }
+
+    async fn write(&self, offset: u64, buf: &IoBuffer, fua: bool) -> Result<(), IoError> {
+        self.check(offset, buf.len() as u64)?;
+        let data = buf.clone();
+        self.submit(Work::Store(Store { offset, data, fua })).await
+    }
+
+    async fn write_zeroes(
+        &self,
+        offset: u64,
+        len: u64,
+        options: ZeroOptions,
+    ) -> Result<(), IoError> {
+        self.check(offset, len)?;
+        let data = BufferPool::default().zeroed(indices(0..len).end);
+        let fua = options.fua;
+        self.submit(Work::Store(Store { offset, data, fua })).await
+    }
+
+    async fn flush(&self) -> Result<(), IoError> {
+        self.submit(Work::Flush).await
+    }
+
+    async fn grow(&self, _size: u64) -> Result<(), IoError> {
+        Err(IoError::EOPNOTSUPP)
+    }
+}
+
+impl fmt::Debug for SimHardware {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimHardware")
+            .field("layout", &self.state.layout)
+            .field("fault", &self.state.fault.get())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for SimDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimDisk")
+            .field("session", &self.session)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LAYOUT: SimLayout = SimLayout {
+        size: 64 << 10,
+        data_offset: 16 << 10,
+        block: 4096,
+    };
+
+    fn check(seed: u64, test: impl AsyncFnOnce(SimHardware, SimDisk, BufferPool) + 'static) {
+        let sim = Sim::new(seed);
+        let hardware = SimHardware::new(&sim, LAYOUT);
+        let disk = hardware.open();
+        sim.block_on(async move { test(hardware, disk, BufferPool::default()).await });
+    }
+
+    fn filled(pool: &BufferPool, len: usize, value: u8) -> IoBuffer {
+        let buffer = pool.get(len);
+        buffer.fill(value);
+        buffer
+    }
+
+    #[test]
+    fn a_flushed_or_fua_write_survives_a_power_cut_and_others_may_not() {
+        let mut lost = 0;
+        for seed in 0..40 {
+            check(seed, async |hardware, disk, pool| {
+                disk.write(16 << 10, &filled(&pool, 4096, 1), false)
+                    .await
+                    .unwrap();
+                disk.flush().await.unwrap();
+                disk.write(20 << 10, &filled(&pool, 4096, 2), true)
+                    .await
+                    .unwrap();
+                hardware.power_loss();
+                assert_eq!(hardware.visible(16 << 10..20 << 10), vec![1; 4096]);
+                assert_eq!(hardware.visible(20 << 10..24 << 10), vec![2; 4096]);
+            });
+            let sim = Sim::new(seed);
+            let hardware = SimHardware::new(&sim, LAYOUT);
+            let disk = hardware.open();
+            sim.block_on(async move {
+                let data = filled(&BufferPool::default(), 4096, 3);
+                disk.write(16 << 10, &data, false).await
+            })
+            .unwrap();
+            assert_eq!(hardware.visible(16 << 10..20 << 10), vec![3; 4096]);
+            hardware.power_loss();
+            let after = hardware.visible(16 << 10..20 << 10);
+            assert!(after == vec![3; 4096] || after == vec![0; 4096], "torn");
+            lost += u32::from(after[0] == 0);
+        }
+        assert!(lost > 5 && lost < 35, "{lost} of 40 lost");
+    }
+
+    #[test]
+    fn a_failed_flush_is_not_made_good_by_a_later_one() {
+        for seed in 0..20 {
+            check(seed, async |hardware, disk, pool| {
+                disk.write(16 << 10, &filled(&pool, 4096, 1), false)
+                    .await
+                    .unwrap();
+                hardware.set_fault(SimFault {
+                    flush_errors: 1,
+                    ..SimFault::default()
+                });
+                assert_eq!(disk.flush().await, Err(IoError::EIO));
+                hardware.set_fault(SimFault::default());
+                disk.flush().await.unwrap();
+                assert_eq!(hardware.durable(16 << 10..20 << 10), vec![0; 4096]);
+            });
+        }
+    }
+
+    #[test]
+    fn an_unplugged_session_is_dead_and_a_new_one_works() {
+        check(1, async |hardware, disk, pool| {
+            hardware.unplug();
+            let gone = disk.flush().await;
+            assert_eq!(gone, Err(IoError::Os(libc::ENODEV)));
+            let data = filled(&pool, 4096, 1);
+            hardware.open().write(0, &data, false).await.unwrap();
+        });
+    }
+
+    #[test]
+    fn ranges_outside_or_off_the_grid_are_refused() {
+        check(1, async |_, disk, pool| {
+            let data = filled(&pool, 4096, 1);
+            let refused = Err(IoError::EINVAL);
+            assert_eq!(disk.write(64 << 10, &data, false).await, refused);
+            assert_eq!(disk.write(u64::MAX, &data, false).await, refused);
+            assert_eq!(disk.write((16 << 10) + 512, &data, false).await, refused);
+        });
+    }
+}
