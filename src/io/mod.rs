@@ -9,10 +9,14 @@ pub mod buffer;
 pub mod clock;
 pub mod disk;
 pub mod file;
+pub mod gate;
 pub mod memory;
 pub mod reactor;
+#[cfg(test)]
+pub(crate) mod recording;
 #[cfg(any(test, feature = "mutants"))]
 pub mod sim;
+pub mod slots;
 
 pub(crate) mod executor;
 pub(crate) mod ring;

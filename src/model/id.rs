@@ -13,6 +13,9 @@ pub const NAME_LEN_MAX: usize = 63;
 
 /// Marks which sort of object a [`Name`] or [`Id`] belongs to.
 pub mod kind {
+    /// A state of a volume's membership table.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    pub enum Generation {}
     /// A machine that runs one daemon.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum Node {}
@@ -124,6 +127,8 @@ pub struct Id<K> {
     kind: PhantomData<fn() -> K>,
 }
 
+/// Identifies one generation of a volume's membership table; numbers alone may repeat on another branch.
+pub type GenerationId = Id<kind::Generation>;
 /// Identifies a node's daemon in labels.
 pub type NodeId = Id<kind::Node>;
 /// Identifies a pool: written once into its marker file.
@@ -138,6 +143,18 @@ impl<K> Id<K> {
     #[must_use]
     pub fn generate() -> Self {
         Self::from_uuid(Uuid::now_v7())
+    }
+
+    /// The id of nothing: all zeroes, as in unused fields on disk.
+    #[must_use]
+    pub const fn nil() -> Self {
+        Self::from_uuid(Uuid::nil())
+    }
+
+    /// Whether this is the id of nothing.
+    #[must_use]
+    pub const fn is_nil(self) -> bool {
+        self.uuid.is_nil()
     }
 
     /// Wraps an existing UUID.

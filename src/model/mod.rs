@@ -8,4 +8,4 @@ pub mod observed;
 pub mod spec;
 pub mod status;
 
-pub use id::{NodeId, NodeName, PoolId, PoolName, ReplicaId, VolumeId, VolumeName};
+pub use id::{GenerationId, NodeId, NodeName, PoolId, PoolName, ReplicaId, VolumeId, VolumeName};
