@@ -5,5 +5,6 @@ pub mod io;
 pub mod model;
 pub mod nexus;
 pub mod reconcile;
+pub mod replica;
 pub mod units;
 pub mod volume;

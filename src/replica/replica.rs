@@ -1,0 +1,440 @@
+//! Data path, hop 4 of 5: logical range to file range, label and bitmap areas.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::ops::Range;
+use std::rc::Rc;
+
+use super::bitmap::{Bitmap, BitmapKind, Identity};
+use super::label::{Access, Label, LabelError};
+use super::layout::{
+    DATA_OFFSET, DATA_OFFSET_UNIT, INTENT_OFFSET, LABEL_OFFSETS, MISSED_OFFSET, PAGE_SIZE, PAGES,
+};
+use crate::io::slots::{self, Newest, Slot, SlotPair};
+use crate::io::{Alignment, BlockDevice, BufferPool, IoBuffer, IoError, ZeroOptions};
+
+/// One open copy of a volume. Belongs to one reactor; the disk below must be locked (spec A1) and used by nobody else.
+pub struct Replica<D> {
+    disk: D,
+    buffers: BufferPool,
+    label: RefCell<Rc<Label>>,
+    slots: SlotPair,
+    intent: Bitmap,
+    missed: Bitmap,
+    access: Access,
+    data_offset: u64,
+    data_len: u64,
+    region_shift: u32,
+}
+
+/// Why a replica can't be opened. Nothing was written to it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// Neither slot holds a label (spec A2): a creation that did not finish, or not a replica at all.
+    #[error("no valid label: in slot A {a}, in slot B {b}")]
+    Blank {
+        /// What is wrong with the first slot.
+        a: LabelError,
+        /// What is wrong with the second slot.
+        b: LabelError,
+    },
+    /// The newest label is intact, but this release can't or must not use it (spec A3, L5).
+    #[error("{0}")]
+    Refused(LabelError),
+    /// Both slots hold intact labels with one sequence number that differ. No crash does that.
+    #[error("both label slots claim to be number {seq} but differ: the file was tampered with")]
+    Ambiguous {
+        /// The sequence number.
+        seq: u64,
+    },
+    /// The file is shorter than its label says (spec section 5).
+    #[error(
+        "the file has {found} bytes but its label needs {expected}: it was truncated; restore it or let it be rebuilt"
+    )]
+    Truncated {
+        /// `data_offset + data_len`, bytes.
+        expected: u64,
+        /// The file's size, bytes.
+        found: u64,
+    },
+    /// The file's direct I/O wants coarser blocks than the volume has.
+    #[error(
+        "the filesystem wants direct I/O in units of {needed} bytes but the volume has blocks of {lb_size}"
+    )]
+    Alignment {
+        /// The volume's logical block size, bytes.
+        lb_size: u32,
+        /// What the file wants, bytes.
+        needed: u32,
+    },
+    /// The label or bitmap area can't be read.
+    #[error("the label area can't be read: {0}")]
+    Io(#[from] IoError),
+}
+
+impl<D: BlockDevice> Replica<D> {
+    /// Opens a replica: reads labels and bitmaps, checks the file's size and alignment (spec A2, A3). Writes nothing.
+    /// Whether this is the right replica is for the caller to check.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what is wrong.
+    pub async fn open(disk: D, buffers: &BufferPool) -> Result<Self, OpenError> {
+        let found = disk.size();
+        if found < DATA_OFFSET {
+            let expected = DATA_OFFSET;
+            return Err(OpenError::Truncated { expected, found });
+        }
+        let slots = SlotPair::read(&disk, buffers, LABEL_OFFSETS).await?;
+        let (current, label) = newest_label(&slots)?;
+        let expected = label.file_len();
+        if found < expected {
+            return Err(OpenError::Truncated { expected, found });
+        }
+        let needed = disk.alignment().offset;
+        if label.lb_size < needed {
+            let lb_size = label.lb_size;
+            return Err(OpenError::Alignment { lb_size, needed });
+        }
+        let regions = label.data_len.div_ceil(1 << label.region_shift);
+        let bitmap = async |kind: BitmapKind| {
+            let buffer = buffers.get(Bitmap::pages_len(regions));
+            disk.read(kind.offset(), &buffer).await?;
+            let identity = identity(&label, kind);
+            Ok::<_, IoError>(Bitmap::from_disk(identity, regions, &buffer.to_vec()))
+        };
+        let intent = bitmap(BitmapKind::Intent).await?;
+        let missed = bitmap(BitmapKind::Missed).await?;
+        Ok(Self {
+            buffers: buffers.clone(),
+            slots: SlotPair::new(LABEL_OFFSETS, current, label.slot_seq),
+            intent,
+            missed,
+            access: label.access(),
+            data_offset: label.data_offset,
+            data_len: label.data_len,
+            region_shift: label.region_shift,
+            label: RefCell::new(Rc::new(label)),
+            disk,
+        })
+    }
+
+    /// Makes a replica of a blank file: writes the whole first MiB (bitmaps all ones) and flushes it, then the label
+    /// (spec L6). Durable on return. A crash before that leaves a file without a label.
+    ///
+    /// # Errors
+    /// `EEXIST` when there is an intact label already; `EINVAL` when the label makes no sense or does not fit the disk;
+    /// else what the disk says.
+    pub async fn format(disk: D, buffers: &BufferPool, label: Label) -> Result<Self, IoError> {
+        let fits = label.file_len() <= disk.size() && label.lb_size >= disk.alignment().offset;
+        if label.check().is_err() || label.access() != Access::ReadWrite || !fits {
+            return Err(IoError::EINVAL);
+        }
+        let slots = SlotPair::read(&disk, buffers, LABEL_OFFSETS).await?;
+        let is_free = |slot: &Slot| Label::decode(slot).is_err_and(|error| !error.is_intact());
+        if !slots.iter().all(is_free) {
+            return Err(IoError::Os(libc::EEXIST));
+        }
+        disk.write(0, &first_mib(&label, buffers), false).await?;
+        disk.flush().await?;
+        let slots = SlotPair::new(LABEL_OFFSETS, 1, 0);
+        slots
+            .replace(&disk, buffers, |slot| label.fill(slot))
+            .await?;
+        Self::open(disk, buffers)
+            .await
+            .map_err(|error| match error {
+                OpenError::Io(error) => error,
+                _ => IoError::EIO,
+            })
+    }
+
+    /// The label as it is on disk.
+    pub fn label(&self) -> Rc<Label> {
+        Rc::clone(&self.label.borrow())
+    }
+
+    /// Replaces the label, durably (spec L1, L7): the older slot gets the next `slot_seq`; the one in `new` is ignored.
+    ///
+    /// # Errors
+    /// What the disk says; then the label on disk is the old or the new one. `EROFS` when the replica may only be
+    /// read, `EINVAL` when the label makes no sense.
+    ///
+    /// # Panics
+    /// When the new label would make this another replica, or take its generation or epoch back (spec I3, E1).
+    pub async fn write_label(&self, new: &Label) -> Result<(), IoError> {
+        self.writable()?;
+        if new.check().is_err() {
+            return Err(IoError::EINVAL);
+        }
+        let mut new = new.clone();
+        let before = self.label();
+        let same = (new.replica, new.volume, new.pool, new.own_slot)
+            == (before.replica, before.volume, before.pool, before.own_slot);
+        assert!(same, "a replica keeps its identity");
+        let geometry = |label: &Label| (label.data_offset, label.data_len, label.region_shift);
+        assert!(geometry(&new) == geometry(&before), "resizing is not this");
+        let fill = |slot: &mut Slot| {
+            let now = self.label();
+            assert!(new.generation >= now.generation, "I3: generation goes back");
+            assert!(new.epoch >= now.epoch, "E1: epoch goes back");
+            new.fill(slot);
+        };
+        let seq = self.slots.replace(&self.disk, &self.buffers, fill).await?;
+        new.slot_seq = seq;
+        // Labels are written one at a time, but this task may have been woken after a later one.
+        if seq > self.label().slot_seq {
+            self.label.replace(Rc::new(new));
+        }
+        Ok(())
+    }
+
+    /// What may be done with the replica (spec L5).
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
+    /// Size of the data area, bytes.
+    pub fn data_len(&self) -> u64 {
+        self.data_len
+    }
+
+    /// What offsets, lengths and memory must be multiples of.
+    pub fn alignment(&self) -> Alignment {
+        self.disk.alignment()
+    }
+
+    /// Fills `buffer` from `offset` of the data area.
+    ///
+    /// # Errors
+    /// What the disk says; [`IoError::Short`] when the file became shorter.
+    ///
+    /// # Panics
+    /// When the range leaves the data area (spec G12).
+    pub async fn read(&self, offset: u64, buffer: &IoBuffer) -> Result<(), IoError> {
+        let at = self.locate(offset, buffer.len() as u64);
+        self.disk.read(at, buffer).await
+    }
+
+    /// Writes `buffer` at `offset` of the data area; durable on return with `fua`.
+    ///
+    /// # Errors
+    /// What the disk says; `EROFS` when the replica may only be read.
+    ///
+    /// # Panics
+    /// When the range leaves the data area (spec G12).
+    pub async fn write(&self, offset: u64, buffer: &IoBuffer, fua: bool) -> Result<(), IoError> {
+        self.writable()?;
+        let at = self.locate(offset, buffer.len() as u64);
+        self.disk.write(at, buffer, fua).await
+    }
+
+    /// Makes a range of the data area read as zeroes.
+    ///
+    /// # Errors
+    /// What the disk says; `EROFS` when the replica may only be read.
+    ///
+    /// # Panics
+    /// When the range leaves the data area (spec G12).
+    pub async fn write_zeroes(
+        &self,
+        offset: u64,
+        len: u64,
+        options: ZeroOptions,
+    ) -> Result<(), IoError> {
+        self.writable()?;
+        let at = self.locate(offset, len);
+        self.disk.write_zeroes(at, len, options).await
+    }
+
+    /// Makes every write that completed before this durable.
+    ///
+    /// # Errors
+    /// What the disk says. A later success says nothing about the writes before a failure (spec W10).
+    pub async fn flush(&self) -> Result<(), IoError> {
+        self.disk.flush().await
+    }
+
+    /// Base-2 logarithm of a region's size.
+    pub fn region_shift(&self) -> u32 {
+        self.region_shift
+    }
+
+    /// The regions that a range of the data area touches.
+    ///
+    /// # Panics
+    /// When the range leaves the data area (spec G12).
+    pub fn regions(&self, offset: u64, len: u64) -> Range<u64> {
+        self.locate(offset, len);
+        offset >> self.region_shift..(offset + len).div_ceil(1 << self.region_shift)
+    }
+
+    /// Whether a region's bit is set in memory.
+    ///
+    /// # Panics
+    /// When there is no such region.
+    pub fn is_set(&self, kind: BitmapKind, region: u64) -> bool {
+        self.bitmap(kind).is_set(region)
+    }
+
+    /// The runs of regions whose bits are set in memory, in order.
+    pub fn set_regions(&self, kind: BitmapKind) -> Vec<Range<u64>> {
+        self.bitmap(kind).runs()
+    }
+
+    /// How many bits are set in memory.
+    pub fn set_count(&self, kind: BitmapKind) -> u64 {
+        self.bitmap(kind).count()
+    }
+
+    /// Sets the bits of `regions` and returns once they are durable (spec W4, L4). Free when they are already.
+    ///
+    /// # Errors
+    /// What the disk says; `EROFS` when the replica may only be read; [`IoError::Stopped`] when an earlier call was
+    /// dropped half way (spec L7).
+    ///
+    /// # Panics
+    /// When there are no such regions.
+    pub async fn set_durable(&self, kind: BitmapKind, regions: Range<u64>) -> Result<(), IoError> {
+        self.writable()?;
+        let bitmap = self.bitmap(kind);
+        bitmap.set_durable(&self.disk, &self.buffers, regions).await
+    }
+
+    /// `missed := missed OR intent`, durable on return (spec F4).
+    ///
+    /// # Errors
+    /// As [`Replica::set_durable`].
+    pub async fn merge_intent_into_missed(&self) -> Result<(), IoError> {
+        self.writable()?;
+        self.missed
+            .merge(&self.disk, &self.buffers, &self.intent)
+            .await
+    }
+
+    /// Clears the bits of `regions` (spec W9, B5). They may come back after a power cut unless a flush follows.
+    ///
+    /// # Errors
+    /// As [`Replica::set_durable`].
+    ///
+    /// # Panics
+    /// When there are no such regions.
+    pub async fn clear(&self, kind: BitmapKind, regions: Range<u64>) -> Result<(), IoError> {
+        self.writable()?;
+        let bitmap = self.bitmap(kind);
+        bitmap.clear(&self.disk, &self.buffers, regions).await
+    }
+
+    /// Rewrites the bitmap pages that were not intact when the replica was opened; they count as all ones. To be called
+    /// once the replica is admitted, since a refused one is never written to (spec A3).
+    ///
+    /// # Errors
+    /// As [`Replica::set_durable`].
+    pub async fn rewrite_bad_pages(&self) -> Result<(), IoError> {
+        self.writable()?;
+        for bitmap in [&self.intent, &self.missed] {
+            bitmap.rewrite_bad_pages(&self.disk, &self.buffers).await?;
+        }
+        Ok(())
+    }
+
+    /// What lies below.
+    pub fn disk(&self) -> &D {
+        &self.disk
+    }
+
+    fn bitmap(&self, kind: BitmapKind) -> &Bitmap {
+        match kind {
+            BitmapKind::Intent => &self.intent,
+            BitmapKind::Missed => &self.missed,
+        }
+    }
+
+    fn writable(&self) -> Result<(), IoError> {
+        match self.access {
+            Access::ReadWrite => Ok(()),
+            Access::ReadOnly => Err(IoError::EROFS),
+        }
+    }
+
+    /// Where a range of the data area is in the file.
+    fn locate(&self, offset: u64, len: u64) -> u64 {
+        let end = offset.checked_add(len);
+        assert!(
+            end.is_some_and(|end| end <= self.data_len),
+            "G12: {offset}+{len} leaves the data area of {} bytes",
+            self.data_len
+        );
+        self.data_offset + offset
+    }
+}
+
+impl<D> fmt::Debug for Replica<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replica")
+            .field("replica", &self.label.borrow().replica)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The newest label of two slots (spec A2), and its slot. An intact label that can't be used hides older ones.
+///
+/// # Errors
+/// Every [`OpenError`] but those about the file.
+pub fn newest_label(slots: &[Slot; 2]) -> Result<(usize, Label), OpenError> {
+    let decoded = slots.each_ref().map(|slot| Label::decode(slot));
+    // Something else with a fitting CRC is no label: a slot takes part only with its magic.
+    let is_label = |slot: usize| match &decoded[slot] {
+        Ok(_) => true,
+        Err(error) => error.is_intact(),
+    };
+    let current = match (is_label(0), is_label(1)) {
+        (true, true) => slots::newest(slots),
+        (true, false) => Newest::Slot(0),
+        (false, true) => Newest::Slot(1),
+        (false, false) => Newest::Neither,
+    };
+    let [a, b] = decoded;
+    match (current, a, b) {
+        (Newest::Slot(0), Ok(label), _) => Ok((0, label)),
+        (Newest::Slot(1), _, Ok(label)) => Ok((1, label)),
+        (Newest::Slot(0), Err(error), _) | (Newest::Slot(_), _, Err(error)) => {
+            Err(OpenError::Refused(error))
+        }
+        (Newest::Neither, Err(a), Err(b)) => Err(OpenError::Blank { a, b }),
+        _ => Err(OpenError::Ambiguous {
+            seq: slots::seq(&slots[0]),
+        }),
+    }
+}
+
+fn identity(label: &Label, kind: BitmapKind) -> Identity {
+    Identity {
+        volume: label.volume,
+        kind,
+        region_shift: label.region_shift,
+    }
+}
+
+/// The first MiB of a new replica: no label, both bitmaps all ones.
+fn first_mib(label: &Label, buffers: &BufferPool) -> IoBuffer {
+    let len = usize::try_from(DATA_OFFSET_UNIT).expect("1 MiB fits a usize");
+    let buffer = buffers.zeroed(len);
+    for (kind, offset) in [
+        (BitmapKind::Intent, INTENT_OFFSET),
+        (BitmapKind::Missed, MISSED_OFFSET),
+    ] {
+        let offset = usize::try_from(offset).expect("the bitmaps are in the first MiB");
+        for index in 0..PAGES {
+            let page = identity(label, kind).full_page(index);
+            buffer.write_at(offset + index * PAGE_SIZE, &page.encode());
+        }
+    }
+    buffer
+}
+
+#[cfg(test)]
+#[allow(
+    clippy::single_range_in_vec_init,
+    reason = "a list of runs may have just one"
+)]
+mod tests;
