@@ -1,0 +1,468 @@
+//! Control commands on one device, through libublk. Everything here may block in the kernel, so all of it runs on the
+//! control thread's executor; [`Device`] is what the rest holds.
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use libublk::ctrl::{UblkCtrl, UblkCtrlBuilder};
+use libublk::io::UblkDev;
+use libublk::{UblkFlags, sys};
+
+use super::DATA_LEN_MAX;
+use super::control::UblkControl;
+use super::error::UblkError;
+use super::params::params;
+use crate::model::VolumeId;
+use crate::volume::Geometry;
+
+/// Where the driver takes commands.
+const CONTROL_PATH: &str = "/dev/ublk-control";
+/// What volund needs of the driver. All of it is in kernels from 6.5 on.
+const FEATURES: u64 = (sys::UBLK_F_USER_COPY | sys::UBLK_F_CMD_IOCTL_ENCODE) as u64;
+/// How long ADD may take: it makes a device node and waits for udev to allow its use.
+const ADD_DEADLINE: Duration = Duration::from_secs(10);
+/// How long START may take: it reads the partition table, so it needs the volume's answer.
+const START_DEADLINE: Duration = Duration::from_secs(30);
+/// How long STOP may take: it writes back what the host's page cache holds, and waits for what is in flight.
+const STOP_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a command may take that only looks something up, or only asks for a deletion.
+const SHORT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What a device is made for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DeviceSpec {
+    /// The number in `/dev/ublkbN`; the kernel's choice when not given.
+    pub(super) id: Option<u32>,
+    /// Whose data it shows.
+    pub(super) volume: VolumeId,
+    /// Requests in flight.
+    pub(super) depth: u16,
+    /// Size and block size.
+    pub(super) geometry: Geometry,
+}
+
+/// A device that volund made. When it is dropped before [`Device::delete`], it is stopped and deleted in the background.
+pub(super) struct Device {
+    id: u32,
+    ctrl: Arc<UblkCtrl>,
+    control: UblkControl,
+    busy: Arc<AtomicBool>,
+    deleted: AtomicBool,
+}
+
+/// An added device that has not been started: the block device does not exist yet.
+#[derive(Debug)]
+pub(super) struct Added {
+    pub(super) device: Arc<Device>,
+    /// The character device, for the queue. It can be opened once only, so this is a duplicate of libublk's.
+    pub(super) queue: OwnedFd,
+    pub(super) unstarted: Unstarted,
+}
+
+/// What libublk wants to see again at START.
+pub(super) struct Unstarted(UblkDev);
+
+/// Path of the block device.
+pub(super) fn block_path(id: u32) -> PathBuf {
+    PathBuf::from(format!("/dev/ublkb{id}"))
+}
+
+/// Path of the character device.
+fn char_path(id: u32) -> PathBuf {
+    PathBuf::from(format!("/dev/ublkc{id}"))
+}
+
+/// The mark that ties a device to its volume: the low half of the volume's UUID, of which 62 bits are random. The kernel
+/// keeps it as `ublksrv_flags`, which it does not interpret and nobody can change afterwards.
+fn mark(volume: VolumeId) -> u64 {
+    volume.uuid().as_u64_pair().1
+}
+
+impl UblkControl {
+    /// Asks the driver whether it is there and offers what volund needs.
+    ///
+    /// # Errors
+    /// [`UblkError::Unavailable`] and [`UblkError::FeatureMissing`], or that the driver did not answer.
+    pub async fn probe(&self) -> Result<(), UblkError> {
+        self.call("GET_FEATURES", SHORT_DEADLINE, || {
+            check_control_device(Path::new(CONTROL_PATH))?;
+            check_features(UblkCtrl::get_features())
+        })
+        .await
+    }
+
+    pub(super) async fn add(&self, spec: DeviceSpec) -> Result<Added, UblkError> {
+        self.probe().await?;
+        let control = self.clone();
+        self.call("ADD_DEV", ADD_DEADLINE, move || add(control, spec))
+            .await
+    }
+
+    /// Stops and deletes the device `id` that an earlier run of this daemon made for `volume`. Answers whether there was
+    /// one. The caller has it from its own state folder, which it has locked.
+    ///
+    /// # Errors
+    /// [`UblkError::NotOurs`] when that number now belongs to another device, which is then left alone, and
+    /// [`UblkError::ServedElsewhere`] when a living process serves it. Else what the kernel said.
+    pub async fn delete_leftover(&self, id: u32, volume: VolumeId) -> Result<bool, UblkError> {
+        let deadline = STOP_DEADLINE + SHORT_DEADLINE;
+        self.call("DEL_DEV (leftover)", deadline, move || {
+            if !char_path(id).exists() {
+                return Ok(false);
+            }
+            check_control_device(Path::new(CONTROL_PATH))?;
+            delete_leftover(id, volume)
+        })
+        .await
+    }
+}
+
+impl Device {
+    pub(super) fn id(&self) -> u32 {
+        self.id
+    }
+
+    pub(super) fn control(&self) -> &UblkControl {
+        &self.control
+    }
+
+    /// Makes the block device appear. Returns once the kernel has read its partition table.
+    pub(super) async fn start(&self, unstarted: Unstarted) -> Result<(), UblkError> {
+        self.command("START_DEV", START_DEADLINE, move |ctrl| {
+            ctrl.start_dev(&unstarted.0)
+        })
+        .await
+    }
+
+    /// Makes the block device disappear. The queue has to be served until this returns.
+    pub(super) async fn stop(&self) -> Result<(), UblkError> {
+        self.command("STOP_DEV", STOP_DEADLINE, UblkCtrl::kill_dev)
+            .await
+    }
+
+    /// Deletes a stopped device. Does not wait for those who still hold it open: their handles are dead, and the kernel
+    /// frees the number with the last of them.
+    pub(super) async fn delete(&self) -> Result<(), UblkError> {
+        if self.deleted.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.command("DEL_DEV_ASYNC", SHORT_DEADLINE, UblkCtrl::del_dev_async)
+            .await?;
+        self.deleted.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// One command, unless an earlier one still hangs: libublk would wait for it under a lock, without a deadline.
+    async fn command<F>(
+        &self,
+        command: &'static str,
+        deadline: Duration,
+        run: F,
+    ) -> Result<(), UblkError>
+    where
+        F: FnOnce(&UblkCtrl) -> Result<i32, libublk::UblkError> + Send + 'static,
+    {
+        let busy = Arc::clone(&self.busy);
+        if busy.swap(true, Ordering::AcqRel) {
+            return Err(UblkError::Busy { id: self.id });
+        }
+        let ctrl = Arc::clone(&self.ctrl);
+        let answer = self.control.call(command, deadline, move || {
+            let result = with_ring(command, || checked(command, run(&ctrl)));
+            busy.store(false, Ordering::Release);
+            result
+        });
+        answer.await
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        if self.deleted.load(Ordering::Acquire) {
+            return;
+        }
+        let (id, ctrl) = (self.id, Arc::clone(&self.ctrl));
+        self.control.later("DEL_DEV_ASYNC", STOP_DEADLINE, move || {
+            if let Err(error) = stop_and_delete(&ctrl) {
+                tracing::warn!(device = id, %error, "an unused ublk device could not be deleted");
+            }
+        });
+    }
+}
+
+impl std::fmt::Debug for Unstarted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Unstarted")
+    }
+}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Device").field("id", &self.id).finish()
+    }
+}
+
+/// Whether commands can be given at all. Asked before libublk is, since that prints its complaints.
+fn check_control_device(path: &Path) -> Result<(), UblkError> {
+    let found = match OpenOptions::new().read(true).write(true).open(path) {
+        Ok(_) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            format!("{:?} does not exist", path.display())
+        }
+        Err(error) => format!("{:?} can't be opened: {error}", path.display()),
+    };
+    Err(UblkError::Unavailable { found })
+}
+
+fn check_features(offered: Option<u64>) -> Result<(), UblkError> {
+    let needs = "Linux 6.5 or later";
+    let feature = match offered {
+        None => "GET_FEATURES",
+        Some(bits) if bits & FEATURES != FEATURES => "UBLK_F_USER_COPY",
+        Some(_) => return Ok(()),
+    };
+    Err(UblkError::FeatureMissing { feature, needs })
+}
+
+fn add(control: UblkControl, spec: DeviceSpec) -> Result<Added, UblkError> {
+    let command = "ADD_DEV";
+    let id = match spec.id {
+        None => -1,
+        Some(id) if char_path(id).exists() => return Err(UblkError::IdTaken { id }),
+        Some(id) => i32::try_from(id).map_err(|_| UblkError::IdTaken { id })?,
+    };
+    let ctrl = UblkCtrlBuilder::default()
+        .name("volund")
+        .id(id)
+        .nr_queues(1)
+        .depth(spec.depth)
+        .io_buf_bytes(DATA_LEN_MAX)
+        .ctrl_flags(FEATURES)
+        .ctrl_target_flags(mark(spec.volume))
+        .dev_flags(UblkFlags::UBLK_DEV_F_ADD_DEV | UblkFlags::UBLK_DEV_F_DEL_DEV_ASYNC)
+        .build()
+        .map_err(|error| failed(command, error))?;
+    // libublk's own clean-up runs on whichever thread drops it; `Device` sees to it on the right one.
+    ctrl.disown();
+    let id = ctrl.dev_info().dev_id;
+    let device = Arc::new(Device {
+        id,
+        ctrl: Arc::new(ctrl),
+        control,
+        busy: Arc::default(),
+        deleted: AtomicBool::new(false),
+    });
+    if device.ctrl.dev_info().ublksrv_flags != mark(spec.volume) {
+        // libublk takes EBUSY for success; whatever this is, it is not the device that was asked for.
+        device.deleted.store(true, Ordering::Release);
+        return Err(UblkError::NotOurs { id });
+    }
+    let set = |dev: &mut UblkDev| {
+        dev.tgt.dev_size = spec.geometry.size;
+        dev.tgt.params = params(spec.geometry);
+        Ok(())
+    };
+    let dev = UblkDev::new("volund".into(), set, &device.ctrl)
+        .map_err(|error| failed("ADD_DEV (open)", error))?;
+    let queue = duplicate(&dev).map_err(|source| UblkError::Command { command, source })?;
+    Ok(Added {
+        device,
+        queue,
+        unstarted: Unstarted(dev),
+    })
+}
+
+#[allow(
+    unsafe_code,
+    reason = "libublk tells its file as a number; the character device can't be opened twice"
+)]
+fn duplicate(dev: &UblkDev) -> io::Result<OwnedFd> {
+    // SAFETY: libublk puts the character device's descriptor there and keeps it open as long as `dev` lives, which is
+    // longer than this borrow.
+    let file = unsafe { BorrowedFd::borrow_raw(dev.tgt.fds[0]) };
+    file.try_clone_to_owned()
+}
+
+fn delete_leftover(id: u32, volume: VolumeId) -> Result<bool, UblkError> {
+    let made_note = quiet_libublk(id);
+    let number = i32::try_from(id).map_err(|_| UblkError::NotOurs { id })?;
+    let result = inspect(number, volume);
+    if let (Err(_), Some(note)) = (&result, made_note) {
+        // Ours, empty, and nobody else's business.
+        drop(std::fs::remove_file(note));
+    }
+    let ctrl = result?;
+    stop_and_delete(&ctrl)?;
+    Ok(true)
+}
+
+/// Finds out whether the device is the one that was made for this volume, and that nobody serves it.
+fn inspect(number: i32, volume: VolumeId) -> Result<UblkCtrl, UblkError> {
+    let ctrl = UblkCtrl::new_simple(number).map_err(|error| failed("GET_DEV_INFO", error))?;
+    let info = ctrl.dev_info();
+    let serving = u32::from(info.state) != sys::UBLK_S_DEV_DEAD && is_alive(info.ublksrv_pid);
+    decide(
+        info.dev_id,
+        info.ublksrv_flags,
+        volume,
+        serving.then_some(info.ublksrv_pid),
+    )?;
+    Ok(ctrl)
+}
+
+/// Whether a device may be deleted as a leftover: it carries the volume's mark, and no living process serves it.
+fn decide(id: u32, found: u64, volume: VolumeId, server: Option<i32>) -> Result<(), UblkError> {
+    if found != mark(volume) {
+        return Err(UblkError::NotOurs { id });
+    }
+    match server {
+        Some(pid) => Err(UblkError::ServedElsewhere { id, pid }),
+        None => Ok(()),
+    }
+}
+
+/// Whether a process other than this one exists and still runs.
+fn is_alive(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The state follows the name, which is in parentheses and may hold anything.
+    let state = stat.rsplit_once(") ").map(|(_, rest)| rest.as_bytes()[0]);
+    let running = state.is_some_and(|state| !matches!(state, b'Z' | b'X'));
+    running && u32::try_from(pid) != Ok(std::process::id())
+}
+
+/// libublk complains on standard error about devices without a note of its own in `/run/ublksrvd`, which volund's
+/// devices don't have. An empty note silences it; deleting the device removes it again. Answers the note if it made one.
+fn quiet_libublk(id: u32) -> Option<PathBuf> {
+    let folder = PathBuf::from(UblkCtrl::run_dir());
+    let note = folder.join(format!("{id:04}.json"));
+    drop(DirBuilder::new().mode(0o700).create(&folder));
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&note)
+        .ok()?;
+    io::Write::write_all(&mut file, b"{}").ok()?;
+    Some(note)
+}
+
+fn stop_and_delete(ctrl: &UblkCtrl) -> Result<(), UblkError> {
+    with_ring("STOP_DEV", || {
+        checked("STOP_DEV", ctrl.kill_dev())?;
+        checked("DEL_DEV_ASYNC", ctrl.del_dev_async())
+    })
+}
+
+/// Runs `work` with this thread's control ring in place; libublk makes it only where it makes a `UblkCtrl`.
+fn with_ring<T>(
+    command: &'static str,
+    work: impl FnOnce() -> Result<T, UblkError>,
+) -> Result<T, UblkError> {
+    libublk::ublk_init_ctrl_task_ring(|ring| {
+        if ring.is_none() {
+            *ring = Some(io_uring::IoUring::builder().build(16)?);
+        }
+        Ok(())
+    })
+    .map_err(|error| failed(command, error))?;
+    work()
+}
+
+/// libublk reports EBUSY as a success.
+fn checked(
+    command: &'static str,
+    result: Result<i32, libublk::UblkError>,
+) -> Result<(), UblkError> {
+    match result {
+        Ok(code) if code >= 0 => Ok(()),
+        Ok(code) => {
+            let source = io::Error::from_raw_os_error(-code);
+            Err(UblkError::Command { command, source })
+        }
+        Err(error) => Err(failed(command, error)),
+    }
+}
+
+fn failed(command: &'static str, error: libublk::UblkError) -> UblkError {
+    use libublk::UblkError as Theirs;
+    let source = match error {
+        Theirs::UringIOError(code) | Theirs::OtherError(code) => {
+            io::Error::from_raw_os_error(code.saturating_abs())
+        }
+        Theirs::IOError(source) => source,
+        other => io::Error::other(other),
+    };
+    UblkError::Command { command, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_driver_is_explained_before_libublk_is_asked() {
+        let error = check_control_device(Path::new("/nowhere/ublk-control")).unwrap_err();
+        assert_eq!(error.reason(), "UblkUnavailable");
+        let text = error.to_string();
+        assert!(
+            text.contains("\"/nowhere/ublk-control\" does not exist"),
+            "{text}"
+        );
+        assert!(text.contains("modprobe ublk_drv"), "{text}");
+    }
+
+    #[test]
+    fn a_driver_without_user_copy_is_refused() {
+        assert!(check_features(Some(FEATURES | 1)).is_ok());
+        for offered in [None, Some(0), Some(u64::from(sys::UBLK_F_CMD_IOCTL_ENCODE))] {
+            assert!(matches!(
+                check_features(offered),
+                Err(UblkError::FeatureMissing { .. })
+            ));
+        }
+    }
+
+    #[test]
+    fn only_the_volumes_own_unserved_device_is_a_leftover() {
+        let (volume, other) = (VolumeId::generate(), VolumeId::generate());
+        assert!(decide(3, mark(volume), volume, None).is_ok());
+        let check = |found, server, reason: &str| {
+            let error = decide(3, found, volume, server).unwrap_err();
+            assert_eq!(error.reason(), "UblkDeviceForeign");
+            assert!(error.to_string().contains(reason), "{error}");
+        };
+        check(mark(other), None, "not the device");
+        check(0, None, "not the device");
+        check(mark(volume), Some(77), "process 77");
+    }
+
+    #[test]
+    fn the_mark_is_never_what_a_device_without_one_has() {
+        for _ in 0..100 {
+            assert_ne!(mark(VolumeId::generate()), 0);
+        }
+    }
+
+    #[test]
+    fn dead_processes_and_this_one_do_not_serve_elsewhere() {
+        assert!(is_alive(1));
+        assert!(!is_alive(-1));
+        assert!(!is_alive(i32::try_from(std::process::id()).unwrap()));
+    }
+
+    #[test]
+    fn success_with_a_negative_code_is_a_failure() {
+        assert!(checked("X", Ok(0)).is_ok());
+        let error = checked("X", Ok(-libc::EBUSY)).unwrap_err();
+        assert_eq!(error.errno(), Some(libc::EBUSY));
+        let error = checked("X", Err(libublk::UblkError::UringIOError(-libc::ENODEV)));
+        assert_eq!(error.unwrap_err().errno(), Some(libc::ENODEV));
+    }
+}
