@@ -2,12 +2,14 @@
 
 use anyhow::{Result, bail};
 
-use crate::{shell, tidy};
+use crate::{packages, shell, tidy};
 
 pub(crate) fn run(args: &[String]) -> Result<()> {
     if let Some(unknown) = args.first() {
         bail!("check takes no argument, found {unknown:?}");
     }
+    packages::need(&[packages::BUILD])?;
+    packages::need_nextest()?;
     step("tidy");
     tidy::run(&[])?;
     step("fmt");

@@ -10,7 +10,10 @@
     reason = "the bans keep the daemon deterministic; tasks wait for real processes in real time"
 )]
 
+mod blocks;
 mod check;
+mod guest;
+mod packages;
 mod shell;
 mod tidy;
 
@@ -19,6 +22,7 @@ use anyhow::{Result, bail};
 const USAGE: &str = "usage: cargo xtask <task>
 
   check     formatting, clippy, fast tests, tidy, docs: what guards main, in under 2 minutes
+  guest     tests inside QEMU guests
   tidy      the rules of the tree that rustc and clippy do not know
 ";
 
@@ -36,7 +40,9 @@ fn dispatch(args: &[String]) -> Result<()> {
         return Ok(());
     };
     match task.as_str() {
+        "blocks" => blocks::run(rest),
         "check" => check::run(rest),
+        "guest" => guest::run(rest),
         "tidy" => tidy::run(rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");

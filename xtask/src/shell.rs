@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
 
@@ -64,4 +65,51 @@ pub(crate) fn line(command: &Command) -> String {
             .map(|arg| arg.to_string_lossy().into_owned()),
     );
     format!("`{}`", words.join(" "))
+}
+
+/// Where PATH, or a system folder that Debian keeps out of users' PATH, has this program.
+pub(crate) fn which(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
+    std::env::split_paths(&path)
+        .chain(system)
+        .map(|dir| dir.join(program))
+        .find(|candidate| candidate.is_file())
+}
+
+/// A path for a file that this process alone uses; the caller removes it.
+pub(crate) fn temp_path(name: &str) -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    std::env::temp_dir().join(format!("volund-{name}-{}-{count}", std::process::id()))
+}
+
+/// A folder under the system's place for temporary files, removed with all it holds when dropped.
+#[derive(Debug)]
+pub(crate) struct TempDir(PathBuf);
+
+impl TempDir {
+    pub(crate) fn new(name: &str) -> Result<TempDir> {
+        TempDir::below(&std::env::temp_dir(), name)
+    }
+
+    /// One in a folder of the caller's choice.
+    pub(crate) fn below(parent: &Path, name: &str) -> Result<TempDir> {
+        let path = parent.join(temp_path(name).file_name().unwrap_or_default());
+        std::fs::create_dir_all(&path)
+            .with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(TempDir(path))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            eprintln!("xtask: {} is left behind: {error}", self.0.display());
+        }
+    }
 }

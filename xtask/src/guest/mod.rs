@@ -1,0 +1,204 @@
+//! `cargo xtask guest TEST [--kernel NAME] [--machine microvm|q35]`: tests inside QEMU guests, on every kernel of
+//! `vm-images/guest.json`, under software emulation, so that neither KVM nor any module of the host is needed.
+//!
+//! `apt` and `kernel` fetch and unpack kernels, `cpio` and `initramfs` put the root filesystem together, `qemu` boots it.
+
+mod apt;
+mod cpio;
+mod initramfs;
+mod kernel;
+mod qemu;
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+pub(crate) use initramfs::Contents;
+pub(crate) use kernel::Kernel;
+pub(crate) use qemu::Outcome;
+
+use crate::{packages, shell};
+
+/// The two machines of QEMU that tests run on: the small fast one, and the one users have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Machine {
+    Microvm,
+    Q35,
+}
+
+impl Machine {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Machine::Microvm => "microvm",
+            Machine::Q35 => "q35",
+        }
+    }
+}
+
+/// Which kernels and machines of the matrix to run.
+#[derive(Debug, Default)]
+struct Choice {
+    kernel: Option<String>,
+    machine: Option<Machine>,
+}
+
+/// A guest to be booted, as a test describes it.
+#[derive(Debug)]
+pub(crate) struct Guest<'a> {
+    pub(crate) kernel: &'a Kernel,
+    pub(crate) machine: Machine,
+    pub(crate) cpus: u32,
+    pub(crate) memory_mib: u32,
+    /// Further arguments of QEMU.
+    pub(crate) devices: Vec<String>,
+    pub(crate) contents: Contents,
+    pub(crate) limit: Duration,
+}
+
+impl Guest<'_> {
+    /// Boots, runs `/test.sh` of the contents, and gives what it said. `answer` serves the guest's `ask`.
+    pub(crate) fn run(&self, answer: &mut dyn FnMut(&str) -> Result<String>) -> Result<Outcome> {
+        let dir = shell::TempDir::new("guest")?;
+        let initrd = dir.path().join("initrd");
+        fs::write(
+            &initrd,
+            initramfs::build(&kernel::description()?, self.kernel, &self.contents)?,
+        )?;
+        println!(
+            "guest: kernel {} ({}) on {}",
+            self.kernel.name,
+            self.kernel.version,
+            self.machine.name()
+        );
+        qemu::boot(
+            &qemu::Boot {
+                kernel: self.kernel,
+                machine: self.machine,
+                cpus: self.cpus,
+                memory_mib: self.memory_mib,
+                devices: self.devices.clone(),
+                initrd: &initrd,
+                dir: dir.path(),
+                limit: self.limit,
+            },
+            answer,
+        )
+    }
+}
+
+/// Every kernel of the description, or the one named.
+pub(crate) fn kernels(only: Option<&str>) -> Result<Vec<Kernel>> {
+    packages::need(&[packages::GUEST])?;
+    let about = kernel::description()?;
+    let wanted = about
+        .kernels
+        .iter()
+        .filter(|wanted| only.is_none_or(|name| name == wanted.name));
+    let kernels = wanted.map(kernel::get).collect::<Result<Vec<_>>>()?;
+    if kernels.is_empty() {
+        let names: Vec<&str> = about
+            .kernels
+            .iter()
+            .map(|wanted| wanted.name.as_str())
+            .collect();
+        bail!(
+            "no kernel {:?}; there are {}",
+            only.unwrap_or_default(),
+            names.join(", ")
+        );
+    }
+    Ok(kernels)
+}
+
+/// This program, to be put into guests: it brings `blocks`, which writes and verifies.
+pub(crate) fn own_program() -> Result<(PathBuf, String)> {
+    Ok((std::env::current_exe()?, "/usr/bin/xtask".to_owned()))
+}
+
+/// A script of `vm-images/` as the guest's `/test.sh`.
+pub(crate) fn test_script(name: &str) -> Result<(String, String)> {
+    Ok(("/test.sh".to_owned(), initramfs::image_file(name)?))
+}
+
+pub(crate) fn run(args: &[String]) -> Result<()> {
+    let (test, rest) = args.split_first().context("which test? one of: boot")?;
+    let choice = Choice::parse(rest)?;
+    let mut total = Outcome::default();
+    for kernel in kernels(choice.kernel.as_deref())? {
+        for machine in [Machine::Microvm, Machine::Q35] {
+            if choice.machine.is_some_and(|only| only != machine) {
+                continue;
+            }
+            let outcome = match test.as_str() {
+                "boot" => boot(&kernel, machine)?,
+                other => bail!("there is no guest test {other:?}"),
+            };
+            total.passed += outcome.passed;
+            total.failed += outcome.failed;
+        }
+    }
+    println!(
+        "guest {test}: {} checks passed, {} failed",
+        total.passed, total.failed
+    );
+    if total.failed > 0 {
+        bail!("guest {test} failed");
+    }
+    Ok(())
+}
+
+impl Choice {
+    fn parse(args: &[String]) -> Result<Choice> {
+        let mut choice = Choice::default();
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            let value = args
+                .next()
+                .with_context(|| format!("{arg} takes a value"))?;
+            match (arg.as_str(), value.as_str()) {
+                ("--kernel", name) => choice.kernel = Some(name.to_owned()),
+                ("--machine", "microvm") => choice.machine = Some(Machine::Microvm),
+                ("--machine", "q35") => choice.machine = Some(Machine::Q35),
+                _ => bail!("unknown argument {arg} {value}"),
+            }
+        }
+        Ok(choice)
+    }
+}
+
+/// The harness itself: modules load, tools run, blocks of a plain virtio disk verify.
+fn boot(kernel: &Kernel, machine: Machine) -> Result<Outcome> {
+    let disk = shell::TempDir::new("disk")?;
+    let image = disk.path().join("disk.img");
+    fs::File::create(&image)?.set_len(512 << 20)?;
+    let device = match machine {
+        Machine::Microvm => "virtio-blk-device",
+        Machine::Q35 => "virtio-blk-pci",
+    };
+    let drive = format!(
+        "file={},format=raw,if=none,id=d0,discard=unmap,cache=none",
+        image.display()
+    );
+    let guest = Guest {
+        kernel,
+        machine,
+        cpus: 2,
+        memory_mib: 768,
+        devices: [
+            "-drive",
+            &drive,
+            "-device",
+            &format!("{device},drive=d0,num-queues=2"),
+        ]
+        .map(str::to_owned)
+        .into(),
+        contents: Contents {
+            programs: vec![own_program()?],
+            files: vec![test_script("boot.sh")?],
+        },
+        limit: Duration::from_secs(300),
+    };
+    guest.run(&mut |word| Ok(format!("heard {word}")))
+}

@@ -1,0 +1,133 @@
+//! What a task needs on a fresh Debian 12 with Rust: installed when missing, silently when there.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result, bail};
+
+use crate::shell;
+
+/// A Debian package, and a file or program that shows it is installed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Package {
+    name: &'static str,
+    probe: Probe,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Probe {
+    Program(&'static str),
+    /// A file whose name starts so, in a folder of shared libraries.
+    Library(&'static str),
+}
+
+const fn program(name: &'static str, program: &'static str) -> Package {
+    Package {
+        name,
+        probe: Probe::Program(program),
+    }
+}
+
+/// To build the daemon: bindgen, inside libublk, loads libclang.
+pub(crate) const BUILD: &[Package] = &[Package {
+    name: "libclang1-14",
+    probe: Probe::Library("libclang-14.so"),
+}];
+
+/// To boot test guests.
+pub(crate) const GUEST: &[Package] = &[
+    program("qemu-system-x86", "qemu-system-x86_64"),
+    program("busybox-static", "busybox"),
+    program("kmod", "depmod"),
+    program("xz-utils", "xz"),
+    program("zstd", "zstd"),
+    program("lz4", "lz4"),
+    program("binutils", "strip"),
+    program("xfsprogs", "mkfs.xfs"),
+    program("e2fsprogs", "mkfs.ext4"),
+    program("util-linux", "blkdiscard"),
+];
+
+impl Package {
+    fn is_installed(&self) -> bool {
+        match self.probe {
+            Probe::Program(program) => shell::which(program).is_some(),
+            Probe::Library(prefix) => ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"]
+                .iter()
+                .any(|dir| has_prefix(Path::new(dir), prefix)),
+        }
+    }
+}
+
+fn has_prefix(dir: &Path, prefix: &str) -> bool {
+    std::fs::read_dir(dir).is_ok_and(|entries| {
+        entries
+            .flatten()
+            .any(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
+    })
+}
+
+/// Installs the Debian packages of these sets that are missing.
+pub(crate) fn need(sets: &[&[Package]]) -> Result<()> {
+    let missing: Vec<&str> = sets
+        .iter()
+        .flat_map(|set| set.iter())
+        .filter(|package| !package.is_installed())
+        .map(|package| package.name)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names = missing.join(" ");
+    println!("packages: installing {names}");
+    require_root(&format!("apt-get install {names}"))?;
+    let mut install = apt_get();
+    install
+        .args(["install", "--yes", "--no-install-recommends"])
+        .args(&missing);
+    if shell::capture(&mut install).is_ok() {
+        return Ok(());
+    }
+    // The lists may be absent or old: a fresh image has none.
+    update_once()?;
+    shell::capture(&mut install).context("Debian's packages could not be installed")?;
+    Ok(())
+}
+
+fn apt_get() -> std::process::Command {
+    let mut apt = shell::command("apt-get");
+    apt.env("DEBIAN_FRONTEND", "noninteractive")
+        .args(["--quiet", "--quiet"]);
+    apt
+}
+
+fn update_once() -> Result<()> {
+    static UPDATED: AtomicBool = AtomicBool::new(false);
+    if UPDATED.swap(true, Ordering::Relaxed) {
+        return Ok(());
+    }
+    shell::capture(apt_get().arg("update")).context("apt-get cannot refresh its lists")?;
+    Ok(())
+}
+
+/// Says which command a person would have to run, when this process may not.
+fn require_root(instead: &str) -> Result<()> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let uid = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Uid:"))
+        .and_then(|uids| uids.split_whitespace().nth(1));
+    if uid == Some("0") {
+        return Ok(());
+    }
+    bail!("installing packages takes root: run `sudo {instead}` once, then this task again")
+}
+
+/// The test runner. The machine's own is taken when there; else cargo builds it once.
+pub(crate) fn need_nextest() -> Result<()> {
+    if shell::capture(shell::cargo().args(["nextest", "--version"])).is_ok() {
+        return Ok(());
+    }
+    println!("packages: building cargo-nextest (once, some minutes)");
+    shell::run(shell::cargo().args(["install", "--quiet", "--locked", "cargo-nextest"]))
+}
