@@ -6,8 +6,8 @@ use std::rc::Rc;
 
 use super::buffer::IoBuffer;
 use super::device::{Alignment, BlockDevice, IoError, ZeroOptions};
+use super::operation::Operation;
 use super::reactor::Local;
-use super::ring::Operation;
 
 /// What the kernel can zero without reading anything, bytes: the largest block of the filesystems we serve from. Ragged
 /// edges are zeroed by writes, because a filesystem would do them through the page cache, past our direct I/O.

@@ -19,6 +19,7 @@ pub mod sim;
 pub mod slots;
 
 pub(crate) mod executor;
+pub(crate) mod operation;
 pub(crate) mod ring;
 
 pub use buffer::{BufferPool, IoBuffer};

@@ -24,7 +24,8 @@ use super::clock::{Clock, Rng, Spawn, monotonic, wall};
 use super::device::{Alignment, IoError};
 use super::executor::Executor;
 use super::file::FileDevice;
-use super::ring::{Operation, Readable, Ring};
+use super::operation::Operation;
+use super::ring::{Readable, Ring};
 
 type Mail = Box<dyn FnOnce(&Local) + Send>;
 

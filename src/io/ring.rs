@@ -22,6 +22,7 @@ use io_uring::{IoUring, opcode, squeue};
 
 use super::buffer::IoBuffer;
 use super::device::IoError;
+use super::operation::Operation;
 
 /// Submission entries; when a turn queues more, they are submitted in between.
 const ENTRIES: u32 = 256;
@@ -36,22 +37,6 @@ const BURST_MAX: u32 = 16;
 const NOBODY: u64 = u64::MAX;
 /// How long a dropped ring waits for its last completions before it leaks their memory instead.
 const DRAIN_SECONDS: u64 = 2;
-
-/// What a file operation does. Offsets and lengths are bytes.
-pub(crate) enum Operation {
-    /// Read into the buffer.
-    Read(u64),
-    /// Write the buffer, durably (`RWF_DSYNC`) if asked.
-    Write(u64, bool),
-    /// `fallocate` with this mode.
-    Fallocate { offset: u64, len: u64, mode: i32 },
-    /// `fdatasync`.
-    Fdatasync,
-    /// `ftruncate`.
-    Ftruncate(u64),
-    /// A device command with a 16-byte payload.
-    Command { op: u32, payload: [u8; 16] },
-}
 
 /// What the kernel may touch until the CQE.
 struct Lent {
@@ -130,7 +115,7 @@ impl Ring {
         buffer: Option<IoBuffer>,
     ) -> InFlight {
         let mut iovecs = Vec::new();
-        let entry = entry(&file, operation, buffer.as_ref(), &mut iovecs);
+        let entry = operation.entry(&file, buffer.as_ref(), &mut iovecs);
         // The iovec array's heap memory stays where it is while the vector moves into the table.
         let lent = Lent {
             _file: file,
@@ -333,66 +318,6 @@ impl Drop for Ring {
         }
         std::mem::forget(self.slots.take());
     }
-}
-
-fn entry(
-    file: &OwnedFd,
-    operation: &Operation,
-    buffer: Option<&IoBuffer>,
-    iovecs: &mut Vec<libc::iovec>,
-) -> squeue::Entry {
-    let fd = Fd(file.as_raw_fd());
-    match operation {
-        Operation::Read(offset) => match single(buffer, iovecs) {
-            Some((base, len)) => opcode::Read::new(fd, base, len).offset(*offset).build(),
-            None => opcode::Readv::new(fd, iovecs.as_ptr(), count(iovecs))
-                .offset(*offset)
-                .build(),
-        },
-        Operation::Write(offset, durable) => {
-            let flags = if *durable { libc::RWF_DSYNC } else { 0 };
-            match single(buffer, iovecs) {
-                Some((base, len)) => opcode::Write::new(fd, base, len)
-                    .offset(*offset)
-                    .rw_flags(flags)
-                    .build(),
-                None => opcode::Writev::new(fd, iovecs.as_ptr(), count(iovecs))
-                    .offset(*offset)
-                    .rw_flags(flags)
-                    .build(),
-            }
-        }
-        Operation::Fallocate { offset, len, mode } => opcode::Fallocate::new(fd, *len)
-            .offset(*offset)
-            .mode(*mode)
-            .build(),
-        Operation::Fdatasync => opcode::Fsync::new(fd)
-            .flags(io_uring::types::FsyncFlags::DATASYNC)
-            .build(),
-        Operation::Ftruncate(len) => opcode::Ftruncate::new(fd, *len).build(),
-        Operation::Command { op, payload } => {
-            opcode::UringCmd16::new(fd, *op).cmd(*payload).build()
-        }
-    }
-}
-
-/// The only segment of a buffer, or `None` with all of them in `iovecs`.
-fn single(buffer: Option<&IoBuffer>, iovecs: &mut Vec<libc::iovec>) -> Option<(*mut u8, u32)> {
-    let buffer = buffer.expect("reads and writes come with a buffer");
-    let mut segments = buffer.segments();
-    let first = segments.next()?;
-    if let (None, Ok(len)) = (segments.next(), u32::try_from(first.len)) {
-        return Some((first.base, len));
-    }
-    iovecs.extend(buffer.segments().map(|s| libc::iovec {
-        iov_base: s.base.cast(),
-        iov_len: s.len,
-    }));
-    None
-}
-
-fn count(iovecs: &[libc::iovec]) -> u32 {
-    u32::try_from(iovecs.len()).expect("fewer segments than a virtqueue has descriptors")
 }
 
 /// The answer to a started operation: bytes or a negative errno, as in `io_uring_enter(2)`.
