@@ -42,6 +42,9 @@
 //! async fn shutdown(&self)      exports drained and removed whether in use or not, volumes stopped (A10), pools closed
 //! ```
 
+pub mod backoff;
 pub mod compare;
 pub mod plan;
+pub mod report;
+pub mod state;
 pub mod step;

@@ -133,7 +133,7 @@ impl Planner<'_> {
             }
             plan.pools.insert(name.clone(), pool);
         }
-        for (name, _) in &self.observed.pools {
+        for name in self.observed.pools.keys() {
             let ours = |spec: &PoolSpec| spec.node == self.desired.this_node;
             if !self.desired.pools.get(name).is_some_and(ours) {
                 plan.pools.insert(name.clone(), self.close(name));
@@ -258,5 +258,7 @@ pub(super) fn blocked(kind: BlockedKind, reason: &str, message: String) -> Block
     }
 }
 
+#[cfg(test)]
+pub(in crate::reconcile) mod fixture;
 #[cfg(test)]
 mod tests;

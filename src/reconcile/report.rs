@@ -1,0 +1,331 @@
+//! A plan as `/v1/plan` and `volund plan` show it. Fields are only ever added.
+
+use std::fmt::Write;
+
+use serde::{Deserialize, Serialize};
+
+use super::compare::list;
+use super::step::{Goal, Impact, Plan, PoolAction, VolumeAction, VolumePlan};
+use crate::model::observed::Observed;
+use crate::model::spec::{ExportSpec, OnRemove, PoolBacking, VolumeSpec};
+use crate::units::Bytes;
+
+/// A plan, for people and programs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanReport {
+    /// What `volund approve` takes.
+    pub id: String,
+    /// One entry per object that changes or can't.
+    pub changes: Vec<Change>,
+    /// Objects that are added.
+    pub to_add: usize,
+    /// Objects that change.
+    pub to_change: usize,
+    /// Objects that go.
+    pub to_remove: usize,
+    /// Changes that can't be made.
+    pub blocked: usize,
+    /// Bytes of data that are gone afterwards.
+    pub destroyed_bytes: u64,
+    /// Whether the plan waits for `volund approve`.
+    pub needs_approval: bool,
+}
+
+/// What changes about one object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Change {
+    /// `+` added, `~` changed, `-` removed, `!` can't be.
+    pub symbol: char,
+    /// `volume.db`.
+    pub object: String,
+    /// What and how, in a line.
+    pub summary: String,
+    /// What it costs.
+    pub impact: Impact,
+    /// Why it can't be done, one CamelCase word; none when it can.
+    pub reason: Option<String>,
+}
+
+impl PlanReport {
+    /// Sums a plan up. `observed` is what it was made from.
+    #[must_use]
+    pub fn new(plan: &Plan, observed: &Observed) -> Self {
+        let mut report = Self {
+            id: plan.id.clone(),
+            needs_approval: !plan.held.is_empty(),
+            ..Self::default()
+        };
+        report.add_pools(plan, observed);
+        for (name, volume) in &plan.volumes {
+            report.add_volume(name.as_str(), volume, observed);
+        }
+        for (entry, purge) in &plan.purges {
+            report.destroyed_bytes = report.destroyed_bytes.saturating_add(purge.allocated.get());
+            report.add(
+                '-',
+                format!("quarantine.{entry}"),
+                format!("purged, {} destroyed", purge.allocated),
+                Impact::DestroysData,
+            );
+        }
+        report
+    }
+
+    /// Whether anything is to be done.
+    #[must_use]
+    pub fn has_changes(&self) -> bool {
+        self.to_add + self.to_change + self.to_remove > 0
+    }
+
+    /// Whether an export or data goes, now or once approved.
+    #[must_use]
+    pub fn has_removals(&self) -> bool {
+        self.to_remove > 0 || self.needs_approval
+    }
+
+    /// Terraform's way of showing it.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let width = self.changes.iter().map(|change| change.object.len());
+        let width = width.max().unwrap_or(0);
+        for change in &self.changes {
+            let cost = match change.impact {
+                Impact::None => "",
+                Impact::DegradesRedundancy => " [degrades redundancy]",
+                Impact::StallsIo => " [stalls I/O]",
+                Impact::DestroysData => " [destroys data]",
+            };
+            let Change {
+                symbol,
+                object,
+                summary,
+                ..
+            } = change;
+            // Writing to a String can't fail.
+            let _ = writeln!(text, "  {symbol} {object:width$}  {summary}{cost}");
+        }
+        if self.changes.is_empty() {
+            text.push_str("No changes: the configuration is in force.\n");
+            return text;
+        }
+        let _ = writeln!(
+            text,
+            "Plan: {} to add, {} to change, {} to remove ({} of data destroyed), {} blocked. Id {}.",
+            self.to_add,
+            self.to_change,
+            self.to_remove,
+            Bytes(self.destroyed_bytes),
+            self.blocked,
+            self.id
+        );
+        if self.needs_approval {
+            let _ = writeln!(
+                text,
+                "The removals wait for `volund approve {}` once this configuration is in place.",
+                self.id
+            );
+        }
+        text
+    }
+
+    fn add(&mut self, symbol: char, object: String, summary: String, impact: Impact) {
+        match symbol {
+            '+' => self.to_add += 1,
+            '-' => self.to_remove += 1,
+            _ => self.to_change += 1,
+        }
+        self.changes.push(Change {
+            symbol,
+            object,
+            summary,
+            impact,
+            reason: None,
+        });
+    }
+
+    fn add_blocked(&mut self, object: &str, blocked: &super::step::Blocked) {
+        self.blocked += 1;
+        self.changes.push(Change {
+            symbol: '!',
+            object: object.to_owned(),
+            summary: blocked.message.clone(),
+            impact: Impact::None,
+            reason: Some(blocked.reason.clone()),
+        });
+    }
+
+    fn add_pools(&mut self, plan: &Plan, observed: &Observed) {
+        for (name, pool) in &plan.pools {
+            let object = format!("pool.{name}");
+            match &pool.action {
+                Some(PoolAction::Open(spec)) => {
+                    let symbol = if observed.pools.contains_key(name) {
+                        '~'
+                    } else {
+                        '+'
+                    };
+                    let backing = backing(&spec.backing);
+                    self.add(symbol, object.clone(), backing, Impact::None);
+                }
+                Some(PoolAction::Close) => {
+                    let summary = "closed; its data stays".to_owned();
+                    self.add('-', object.clone(), summary, Impact::None);
+                }
+                None => {}
+            }
+            for blocked in &pool.blocked {
+                self.add_blocked(&object, blocked);
+            }
+        }
+    }
+
+    fn add_volume(&mut self, name: &str, volume: &VolumePlan, observed: &Observed) {
+        let object = format!("volume.{name}");
+        if !volume.steps.is_empty() {
+            let impact = volume.steps.iter().map(|step| step.impact).max();
+            let symbol = symbol(volume);
+            let mut summary = summary(name, volume, observed);
+            if !volume.unknown_until.is_empty() {
+                let _ = write!(
+                    summary,
+                    " (known after opening {})",
+                    list(&volume.unknown_until)
+                );
+            }
+            self.add(
+                symbol,
+                object.clone(),
+                summary,
+                impact.unwrap_or(Impact::None),
+            );
+        }
+        for blocked in &volume.blocked {
+            self.add_blocked(&object, blocked);
+        }
+    }
+}
+
+fn symbol(volume: &VolumePlan) -> char {
+    let appears = |step: &VolumeAction| {
+        matches!(
+            step,
+            VolumeAction::Ensure { creates: true, .. } | VolumeAction::Restore { .. }
+        )
+    };
+    match volume.goal {
+        Goal::Absent => '-',
+        Goal::Present if volume.steps.iter().any(|step| appears(&step.action)) => '+',
+        Goal::Present | Goal::Elsewhere => '~',
+    }
+}
+
+fn summary(name: &str, volume: &VolumePlan, observed: &Observed) -> String {
+    let removed = || {
+        let observed = name
+            .parse()
+            .ok()
+            .and_then(|name| observed.volumes.get(&name));
+        let policy = observed.map(|volume| volume.applied.removal.on_remove);
+        let allocated = observed.map_or(0, |volume| {
+            volume
+                .replicas
+                .iter()
+                .map(|replica| replica.allocated_bytes)
+                .sum()
+        });
+        let word = match policy.unwrap_or_default() {
+            OnRemove::Retain => "retain",
+            OnRemove::Delete => "delete",
+        };
+        format!("data kept in quarantine ({word}), {}", Bytes(allocated))
+    };
+    let parts = volume.steps.iter().map(|step| match &step.action {
+        VolumeAction::Rename { from } => format!("renamed from {from}"),
+        VolumeAction::Restore { entry } => format!("data of {entry} restored"),
+        VolumeAction::Ensure {
+            spec,
+            creates: true,
+        } => created(spec),
+        VolumeAction::Ensure { .. } => "opened".to_owned(),
+        VolumeAction::SetPolicy(policy) => match policy.on_remove {
+            OnRemove::Retain => "on_remove retain".to_owned(),
+            OnRemove::Delete => "on_remove delete".to_owned(),
+        },
+        VolumeAction::EnsureExport { export, read_only } => {
+            let word = if *read_only { " read-only" } else { "" };
+            format!("{}{word}", export_word(export))
+        }
+        VolumeAction::RemoveExport => "export removed".to_owned(),
+        VolumeAction::Quarantine => removed(),
+    });
+    parts.collect::<Vec<_>>().join("; ")
+}
+
+fn created(spec: &VolumeSpec) -> String {
+    let kind = if spec.thin { "thin" } else { "thick" };
+    format!("{} {kind} on {}", spec.size, list(&spec.replicas))
+}
+
+fn export_word(export: &ExportSpec) -> &'static str {
+    match export {
+        ExportSpec::None => "no export",
+        ExportSpec::VhostUser { .. } => "vhost-user",
+        ExportSpec::Ublk { .. } => "ublk",
+    }
+}
+
+/// Where a pool is: a path, or `memory 1GiB`.
+#[must_use]
+pub fn backing(backing: &PoolBacking) -> String {
+    match backing {
+        PoolBacking::Directory(path) => path.display().to_string(),
+        PoolBacking::Memory(size) => format!("memory {size}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reconcile::plan::fixture::{Case, in_use, running, spec};
+
+    #[test]
+    fn a_plan_reads_like_terraforms() {
+        let mut smaller = spec(&["a"]);
+        smaller.size = Bytes(1 << 20);
+        let mut case = Case::new()
+            .wants("web", spec(&["a", "b"]))
+            .wants("logs", smaller)
+            .has("logs", in_use(running(&["a"])))
+            .has("old", running(&["a"]));
+        let plan = case.plan();
+        let report = PlanReport::new(&plan, &case.observed);
+        let text = report.text();
+        let mut lines = text.lines();
+        assert_eq!(
+            lines.next(),
+            Some(
+                "  ! volume.logs  size 1GiB -> 1MiB refused: volume \"logs\" would lose its end (E0302); make a \
+                 new volume and copy"
+            )
+        );
+        assert_eq!(
+            lines.next(),
+            Some("  - volume.old   export removed; data kept in quarantine (retain), 0B")
+        );
+        assert_eq!(
+            lines.next(),
+            Some("  + volume.web   1GiB thin on a, b; vhost-user")
+        );
+        let total = lines.next().unwrap();
+        assert!(
+            total.starts_with(
+                "Plan: 1 to add, 0 to change, 1 to remove (0B of data destroyed), 1 blocked. Id "
+            ),
+            "{total}"
+        );
+        assert!(report.has_changes() && report.has_removals() && !report.needs_approval);
+    }
+}
