@@ -39,13 +39,15 @@ pub(super) fn decode(
 ) -> Result<Command, i32> {
     let flags = descriptor.op_flags & !OPERATION_MASK;
     let len = u64::from(descriptor.nr_sectors) * SECTOR;
-    let offset = descriptor.start_sector.checked_mul(SECTOR);
-    let offset = offset
-        .filter(|offset| offset.checked_add(len).is_some())
-        .ok_or(libc::EINVAL)?;
     let data_len = || {
         let len = usize::try_from(len).map_err(|_| libc::EINVAL)?;
         (len <= data_len_max).then_some(len).ok_or(libc::EINVAL)
+    };
+    // A flush has no range: the kernel says sector 2^64 - 1.
+    let offset = match descriptor.start_sector.checked_mul(SECTOR) {
+        _ if descriptor.op_flags & OPERATION_MASK == sys::UBLK_IO_OP_FLUSH => 0,
+        Some(offset) if offset.checked_add(len).is_some() => offset,
+        _ => return Err(libc::EINVAL),
     };
     let fua = flags & sys::UBLK_IO_F_FUA != 0;
     match descriptor.op_flags & OPERATION_MASK {
@@ -134,6 +136,7 @@ mod tests {
             write(false),
         );
         check(2, 0, 0, Ok(Command::Flush));
+        check(2, 0, u64::MAX, Ok(Command::Flush));
         let zero = |unmap, fua| {
             let options = ZeroOptions { unmap, fua };
             Ok(Command::Zero {
