@@ -8,6 +8,7 @@ mod cpio;
 mod initramfs;
 mod kernel;
 mod qemu;
+mod ublk;
 
 use std::fs;
 use std::path::PathBuf;
@@ -123,7 +124,9 @@ pub(crate) fn test_script(name: &str) -> Result<(String, String)> {
 }
 
 pub(crate) fn run(args: &[String]) -> Result<()> {
-    let (test, rest) = args.split_first().context("which test? one of: boot")?;
+    let (test, rest) = args
+        .split_first()
+        .context("which test? one of: boot, ublk")?;
     let choice = Choice::parse(rest)?;
     let mut total = Outcome::default();
     for kernel in kernels(choice.kernel.as_deref())? {
@@ -133,6 +136,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
             }
             let outcome = match test.as_str() {
                 "boot" => boot(&kernel, machine)?,
+                "ublk" => ublk::run(&kernel, machine)?,
                 other => bail!("there is no guest test {other:?}"),
             };
             total.passed += outcome.passed;
