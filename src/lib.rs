@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod frontend;
+pub mod config;
 pub mod io;
 pub mod model;
 pub mod nexus;

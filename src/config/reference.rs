@@ -1,0 +1,65 @@
+//! The key table and the codes as Markdown, for `docs/config.md`. A test fails when that file is out of step.
+
+use super::codes;
+use super::keys::{self, Kind, REPLICAS_MAX};
+use crate::units::Bytes;
+
+/// The table of all keys.
+#[must_use]
+pub fn keys() -> String {
+    let mut text =
+        "| key | value | default | changing it | meaning |\n|---|---|---|---|---|\n".to_owned();
+    keys::walk(&mut |name, key| {
+        if matches!(key.kind, Kind::Table(_) | Kind::Tables(..)) {
+            return;
+        }
+        text.push_str(&format!(
+            "| `{name}` | {} | {} | {} | {} |\n",
+            value(&key.kind),
+            key.default,
+            key.change,
+            key.meaning
+        ));
+    });
+    text
+}
+
+/// The table of all codes.
+#[must_use]
+pub fn codes() -> String {
+    let mut text = "| code | means | what to do |\n|---|---|---|\n".to_owned();
+    for known in codes::ALL {
+        text.push_str(&format!(
+            "| {} | {} | {} |\n",
+            known.code, known.title, known.fix
+        ));
+    }
+    text
+}
+
+fn value(kind: &Kind) -> String {
+    match kind {
+        Kind::Version => format!("`{}`", keys::VERSION),
+        Kind::Uuid => "UUID".to_owned(),
+        Kind::Address => "host:port".to_owned(),
+        Kind::Directory | Kind::Socket => "absolute path".to_owned(),
+        Kind::Size { min, unit } if *min > 0 => format!("size, a multiple of {}", Bytes(*unit)),
+        Kind::Size { .. } => "size".to_owned(),
+        Kind::Duration => "duration".to_owned(),
+        Kind::Bool => "boolean".to_owned(),
+        Kind::Integer { min, max } => format!("integer, {min} to {max}"),
+        Kind::PowerOfTwo { min, max } => format!("power of two, {min} to {max}"),
+        Kind::IntegerOf(choices) => {
+            let choices: Vec<_> = choices.iter().map(|choice| format!("`{choice}`")).collect();
+            choices.join(" or ")
+        }
+        Kind::WordOf(words) => {
+            let words: Vec<_> = words.iter().map(|word| format!("`\"{word}\"`")).collect();
+            words.join(" or ")
+        }
+        Kind::Name(object) => format!("name of a {}", object.word()),
+        Kind::Names(object) => format!("1 to {REPLICAS_MAX} names of {}s", object.word()),
+        Kind::WordOrTable(words, _) => format!("`\"{}\"` or a table", words.join("\"` or `\"")),
+        Kind::Table(_) | Kind::Tables(..) => "table".to_owned(),
+    }
+}
