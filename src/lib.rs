@@ -1,8 +1,8 @@
 //! volund: a per-node daemon for replicated block volumes. `docs/ARCHITECTURE.md` is the map.
 
 pub mod cli;
-pub mod frontend;
 pub mod config;
+pub mod frontend;
 pub mod io;
 pub mod model;
 pub mod nexus;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::check::CheckArgs;
+use super::explain::ExplainArgs;
 use crate::model::{NodeName, VolumeName};
 
 /// Per-node daemon for replicated block volumes: TOML in, ublk and vhost-user-blk out.
@@ -104,6 +106,12 @@ pub enum Color {
 /// What to do.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
+    /// Check a configuration and print everything that is wrong with it.
+    Check(CheckArgs),
+    /// Print the JSON Schema of the configuration.
+    Schema,
+    /// Explain a code that errors and conditions show.
+    Explain(ExplainArgs),
     /// Print the completion script for a shell.
     Completions {
         /// Which shell.

@@ -5,8 +5,10 @@
 //! socket ([`client`]). Start with [`args`].
 
 pub mod args;
+pub mod check;
 #[allow(dead_code, reason = "the commands that ask land next")]
 mod client;
+pub mod explain;
 mod generate;
 
 use std::io::Write;
@@ -84,6 +86,9 @@ pub fn main() -> ExitCode {
 
 fn dispatch(cli: &Cli) -> Result<Outcome, CliError> {
     match &cli.command {
+        Command::Check(args) => Ok(check::run(&cli.global, args)),
+        Command::Schema => Ok(explain::schema()),
+        Command::Explain(args) => explain::run(args),
         Command::Completions { shell } => Ok(generate::completions(*shell)),
         Command::Man => generate::man(),
     }
