@@ -90,12 +90,7 @@ pub(crate) struct TempDir(PathBuf);
 
 impl TempDir {
     pub(crate) fn new(name: &str) -> Result<TempDir> {
-        TempDir::below(&std::env::temp_dir(), name)
-    }
-
-    /// One in a folder of the caller's choice.
-    pub(crate) fn below(parent: &Path, name: &str) -> Result<TempDir> {
-        let path = parent.join(temp_path(name).file_name().unwrap_or_default());
+        let path = temp_path(name);
         std::fs::create_dir_all(&path)
             .with_context(|| format!("cannot create {}", path.display()))?;
         Ok(TempDir(path))
