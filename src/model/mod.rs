@@ -7,5 +7,6 @@ pub mod id;
 pub mod observed;
 pub mod spec;
 pub mod status;
+pub mod time;
 
 pub use id::{GenerationId, NodeId, NodeName, PoolId, PoolName, ReplicaId, VolumeId, VolumeName};

@@ -24,8 +24,8 @@
 //!         labels of that name in the pools listed: assemble; none at all: create, refused by rule A0 while a witness
 //!         record or quarantined data carries the name or a listed pool is offline. `spec.replicas` holds local pools
 //!         only. Records the removal policy and `thin` in `state/`. On failure the problem stays in `observe()`.
-//! async fn rename_volume(&self, from: &VolumeName, to: &VolumeName)      labels, witness, `state/`; not while in use;
-//!                                                                 stops the volume first, done when all labels are
+//! async fn rename_volume(&self, from: &VolumeName, to: &VolumeName)      labels, witness, `state/`; `InUse` while a client
+//!                                                                 is there; first removes the export and stops it
 //! async fn set_removal_policy(&self, name: &VolumeName, policy: RemovalPolicy)  `state/` only
 //! async fn ensure_export(&self, name: &VolumeName, export: &ExportSpec, read_only: bool)
 //!         never `ExportSpec::None`; an export with other parameters is replaced, unless in use (`InUse`)
@@ -42,9 +42,19 @@
 //! async fn shutdown(&self)      exports drained and removed whether in use or not, volumes stopped (A10), pools closed
 //! ```
 
+pub mod apply;
 pub mod backoff;
 pub mod compare;
+pub mod events;
+pub mod handle;
 pub mod plan;
+mod reconciler;
+mod records;
 pub mod report;
+mod status;
+
+pub use events::{EventRecord, Events};
+pub use handle::{Config, Handle, Refusal, Snapshot, Stats};
+pub use reconciler::start;
 pub mod state;
 pub mod step;

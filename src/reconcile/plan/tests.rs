@@ -168,7 +168,7 @@ fn a_rename_moves_the_data_and_removes_nothing() {
     let plan = Case::new()
         .wants("db2", wanted)
         .has("db", running(&["a"]))
-        .check("db2", "unexport rename db open export");
+        .check("db2", "rename db open export");
     assert!(!plan.volumes.contains_key(&volume_name("db")));
 }
 

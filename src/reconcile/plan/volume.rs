@@ -140,9 +140,6 @@ impl Planner<'_> {
             return;
         }
         if renaming {
-            if volume.export.is_some() {
-                plan.push(VolumeAction::RemoveExport);
-            }
             plan.push(VolumeAction::Rename {
                 from: source.clone(),
             });

@@ -1,0 +1,54 @@
+//! Time as the control path sees it: the two clocks, handed in from the top, and RFC 3339 texts.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// The clocks. Plain functions, so that tests can stop them; nothing below `cli/` reads a clock by itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// Never goes back.
+    pub monotonic: fn() -> Instant,
+    /// For people and for the end of a quarantine.
+    pub wall: fn() -> SystemTime,
+}
+
+impl Times {
+    /// Seconds since 1970-01-01 UTC.
+    #[must_use]
+    pub fn unix_seconds(&self) -> u64 {
+        self.since_epoch().as_secs()
+    }
+
+    /// Time since 1970-01-01 UTC.
+    #[must_use]
+    pub fn since_epoch(&self) -> Duration {
+        (self.wall)().duration_since(UNIX_EPOCH).unwrap_or_default()
+    }
+
+    /// Now, as RFC 3339 in UTC with seconds.
+    #[must_use]
+    pub fn now_text(&self) -> String {
+        rfc3339(self.unix_seconds())
+    }
+}
+
+/// `2026-11-21T09:14:03Z`. Years past 9999 are shown as the last second that has such a text.
+#[must_use]
+pub fn rfc3339(unix_seconds: u64) -> String {
+    let seconds = i64::try_from(unix_seconds).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_second(seconds)
+        .unwrap_or(jiff::Timestamp::MAX)
+        .strftime("%Y-%m-%dT%H:%M:%SZ")
+        .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_utc_with_seconds() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
+        assert_eq!(rfc3339(1_795_252_443), "2026-11-21T09:14:03Z");
+        assert_eq!(rfc3339(u64::MAX), "9999-12-30T22:00:00Z");
+    }
+}

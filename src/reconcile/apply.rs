@@ -1,0 +1,159 @@
+//! Doing what a plan says: one actor per volume that has something to do, each going through its steps in order.
+//!
+//! Thin on purpose: what to do is the planner's, how is the engine's. Actors of different volumes run at the same
+//! time, so a hung disk holds up its own volumes only.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use super::state::{Event, Phase};
+use super::step::{PoolAction, VolumeAction, VolumeStep};
+use crate::model::observed::Observed;
+use crate::model::{PoolName, VolumeName};
+
+/// Why something could not be done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// One CamelCase word that programs can match.
+    pub reason: String,
+    /// Why, in a sentence with the next step.
+    pub message: String,
+}
+
+/// One call of the engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// To a pool.
+    Pool(PoolName, PoolAction),
+    /// To a volume.
+    Volume(VolumeName, VolumeAction),
+    /// Quarantined data, back under a name.
+    Restore {
+        /// The entry's id.
+        entry: String,
+        /// The name it gets.
+        name: VolumeName,
+    },
+    /// Quarantined data, gone for ever.
+    Purge(String),
+}
+
+/// A call of the engine under way.
+pub type Job<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// The engine as the reconciler sees it: three closures, so that the loop can be tested without one.
+#[derive(Clone)]
+pub struct Work {
+    /// Looks at what is there.
+    pub observe: Arc<dyn Fn() -> Job<Observed> + Send + Sync>,
+    /// Does one thing.
+    pub execute: Arc<dyn Fn(Task) -> Job<Result<(), Failure>> + Send + Sync>,
+    /// Bumped when what is there may have changed.
+    pub changes: watch::Receiver<u64>,
+}
+
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Work").finish_non_exhaustive()
+    }
+}
+
+/// What an actor tells the reconciler.
+#[derive(Debug)]
+pub(super) enum Report {
+    /// A volume's life goes on.
+    Life(VolumeName, Event),
+    /// A volume's actor has ended.
+    VolumeEnded(VolumeName, Result<(), Failure>),
+    /// A pool's actor has ended.
+    PoolEnded(PoolName, Result<(), Failure>),
+    /// A purge has ended.
+    PurgeEnded(String, Result<(), Failure>),
+}
+
+/// Starts an actor that goes through `steps`. It stops early, without an error, once `generation` moves on: the rest
+/// of the steps belongs to a configuration that is no longer wanted.
+pub(super) fn start_volume(
+    work: &Work,
+    name: VolumeName,
+    steps: Vec<VolumeStep>,
+    generation: watch::Receiver<u64>,
+    reports: mpsc::UnboundedSender<Report>,
+) {
+    let execute = work.execute.clone();
+    tokio::spawn(async move {
+        let wanted = *generation.borrow();
+        let mut running: Option<Phase> = None;
+        let mut result = Ok(());
+        let tell = |event| {
+            // The reconciler outlives its actors but for the end of the process.
+            let _ = reports.send(Report::Life(name.clone(), event));
+        };
+        for step in steps {
+            if *generation.borrow() != wanted {
+                break;
+            }
+            let phase = phase(&step.action);
+            if running.is_some() && phase != running {
+                tell(Event::Done);
+            }
+            if let Some(phase) = phase.filter(|_| phase != running) {
+                tell(Event::Begin(phase));
+            }
+            running = phase;
+            result = execute(Task::Volume(name.clone(), step.action)).await;
+            if result.is_err() {
+                break;
+            }
+        }
+        if running.is_some() {
+            tell(if result.is_ok() {
+                Event::Done
+            } else {
+                Event::Failed
+            });
+        }
+        let _ = reports.send(Report::VolumeEnded(name.clone(), result));
+    });
+}
+
+/// Starts an actor for a pool.
+pub(super) fn start_pool(
+    work: &Work,
+    name: PoolName,
+    action: PoolAction,
+    reports: mpsc::UnboundedSender<Report>,
+) {
+    let job = (work.execute)(Task::Pool(name.clone(), action));
+    tokio::spawn(async move {
+        // The reconciler outlives its actors but for the end of the process.
+        let _ = reports.send(Report::PoolEnded(name, job.await));
+    });
+}
+
+/// Starts the purge of a quarantine entry.
+pub(super) fn start_purge(work: &Work, entry: String, reports: mpsc::UnboundedSender<Report>) {
+    let job = (work.execute)(Task::Purge(entry.clone()));
+    tokio::spawn(async move {
+        // The reconciler outlives its actors but for the end of the process.
+        let _ = reports.send(Report::PurgeEnded(entry, job.await));
+    });
+}
+
+/// The part of a volume's life that a step belongs to.
+fn phase(action: &VolumeAction) -> Option<Phase> {
+    match action {
+        VolumeAction::Rename { .. }
+        | VolumeAction::Restore { .. }
+        | VolumeAction::Ensure { .. } => Some(Phase::Create),
+        VolumeAction::SetPolicy(_) => None,
+        VolumeAction::EnsureExport { .. } => Some(Phase::Attach),
+        VolumeAction::RemoveExport => Some(Phase::Detach),
+        VolumeAction::Quarantine => Some(Phase::Delete),
+    }
+}

@@ -1,0 +1,187 @@
+//! How others talk to the reconciler: commands in, a snapshot out. Nobody waits for a pool here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::events::Events;
+use super::report::PlanReport;
+use crate::model::VolumeName;
+use crate::model::spec::DesiredState;
+use crate::model::status::NodeStatus;
+
+/// Upper bounds of the duration buckets of a pass, seconds.
+pub const PASS_BUCKETS_SECONDS: [f64; 8] = [0.001, 0.004, 0.016, 0.064, 0.256, 1.0, 4.0, 16.0];
+
+/// A configuration to be put in force.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What it asks for.
+    pub desired: DesiredState,
+    /// Its number since the state folder was made.
+    pub generation: u64,
+    /// SHA-256 over its files, hexadecimal.
+    pub hash: String,
+    /// When it was accepted, RFC 3339.
+    pub applied_at: String,
+}
+
+/// Everything that may be known about the reconciler, taken after a pass.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// For `/v1/status`.
+    pub status: NodeStatus,
+    /// What is left to do.
+    pub plan: PlanReport,
+    /// Whether a pass has ended with nothing under way since the daemon started.
+    pub settled: bool,
+    /// For the metrics.
+    pub stats: Stats,
+}
+
+/// Counts of the reconciler.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Stats {
+    /// Passes after which no object was in failure.
+    pub passes_ok: u64,
+    /// Passes after which some object was.
+    pub passes_failed: u64,
+    /// Passes per duration bucket, not cumulative; the last exceeds every bound.
+    pub durations: [u64; PASS_BUCKETS_SECONDS.len() + 1],
+    /// Time that all passes took, seconds.
+    pub seconds: f64,
+    /// Changes left to do, by action: `add`, `change`, `remove`, `blocked`.
+    pub pending: BTreeMap<&'static str, u64>,
+    /// When a pass last ended with nothing left to do and nothing failed, seconds since 1970.
+    pub last_success_unix_seconds: Option<u64>,
+}
+
+/// Why a command was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No such plan or entry.
+    #[error("{0}")]
+    NotFound(String),
+    /// It can't be done as things are.
+    #[error("{0}")]
+    Conflict(String),
+    /// The engine failed.
+    #[error("{0}")]
+    Failed(String),
+    /// The daemon is on its way out.
+    #[error("the daemon is stopping")]
+    Stopping,
+}
+
+/// Answer to a command.
+pub type Answer<T> = Result<T, Refusal>;
+
+pub(super) enum Command {
+    Apply(Box<Config>),
+    ConfigError(Option<String>),
+    Kick,
+    Plan(Option<Box<DesiredState>>, oneshot::Sender<PlanReport>),
+    Approve(String, oneshot::Sender<Answer<Vec<VolumeName>>>),
+    Restore(
+        String,
+        Option<VolumeName>,
+        oneshot::Sender<Answer<VolumeName>>,
+    ),
+    Purge(String, oneshot::Sender<Answer<()>>),
+    Stop(oneshot::Sender<()>),
+}
+
+/// A line to the reconciler; clones share it.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    pub(super) commands: mpsc::UnboundedSender<Command>,
+    pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
+    pub(super) events: Events,
+}
+
+impl Handle {
+    /// The newest snapshot.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshots.borrow().clone()
+    }
+
+    /// Changes with every pass.
+    #[must_use]
+    pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshots.clone()
+    }
+
+    /// What happened lately.
+    #[must_use]
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// Puts a configuration in force.
+    pub fn apply(&self, config: Config) {
+        self.send(Command::Apply(Box::new(config)));
+    }
+
+    /// Notes what is wrong with the files on disk, or that nothing is any more. What is in force stays.
+    pub fn set_config_error(&self, error: Option<String>) {
+        self.send(Command::ConfigError(error));
+    }
+
+    /// Tries everything again at once, whatever failed before.
+    pub fn kick(&self) {
+        self.send(Command::Kick);
+    }
+
+    /// What would have to change for `candidate`, or is left to do for the configuration in force. Changes nothing.
+    ///
+    /// # Errors
+    /// [`Refusal::Stopping`].
+    pub async fn plan(&self, candidate: Option<DesiredState>) -> Answer<PlanReport> {
+        let candidate = candidate.map(Box::new);
+        self.ask(|answer| Command::Plan(candidate, answer)).await
+    }
+
+    /// Lets the removals go that wait under a plan's id. Answers their names.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] when no plan of that id waits.
+    pub async fn approve(&self, id: String) -> Answer<Vec<VolumeName>> {
+        self.ask(|answer| Command::Approve(id, answer)).await?
+    }
+
+    /// Brings quarantined data back, under its old name or another. Answers the name.
+    ///
+    /// # Errors
+    /// Any [`Refusal`].
+    pub async fn restore(&self, entry: String, name: Option<VolumeName>) -> Answer<VolumeName> {
+        self.ask(|answer| Command::Restore(entry, name, answer))
+            .await?
+    }
+
+    /// Deletes quarantined data for ever.
+    ///
+    /// # Errors
+    /// Any [`Refusal`].
+    pub async fn purge(&self, entry: String) -> Answer<()> {
+        self.ask(|answer| Command::Purge(entry, answer)).await?
+    }
+
+    /// Starts nothing new and returns when nothing is under way any more.
+    pub async fn stop(&self) {
+        // An error means that it has stopped already.
+        let _ = self.ask(Command::Stop).await;
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Answer<T> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(command(sender));
+        receiver.await.map_err(|_| Refusal::Stopping)
+    }
+
+    fn send(&self, command: Command) {
+        // When the reconciler has stopped there is nothing left to be told.
+        let _ = self.commands.send(command);
+    }
+}

@@ -1,0 +1,473 @@
+//! The loop: look, plan, start actors, say how things are; then wait for a reason to look again.
+//!
+//! Level-triggered: whatever woke it, a pass works from what is there and what is wanted now. A missed or doubled
+//! wake-up changes nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::apply::{self, Report, Task, Work};
+use super::events::Events;
+use super::handle::{
+    Answer, Command, Config, Handle, PASS_BUCKETS_SECONDS, Refusal, Snapshot, Stats,
+};
+use super::plan::{Removals, plan};
+use super::records::Records;
+use super::report::PlanReport;
+use super::state::{Event, VolumeState};
+use super::status::{self, Moment, VolumeFacts};
+use super::step::{Goal, Plan, VolumePlan};
+use crate::model::observed::{Observed, ObservedQuarantine};
+use crate::model::spec::DesiredState;
+use crate::model::status::NodeStatus;
+use crate::model::time::Times;
+use crate::model::{NodeName, VolumeName};
+
+/// Time between passes that nothing else has caused.
+const POLL: Duration = Duration::from_secs(10);
+
+/// Starts the reconciler on the current tokio runtime. It does nothing before the first [`Handle::apply`].
+#[must_use]
+pub fn start(node: &NodeName, work: Work, times: Times) -> Handle {
+    let status = NodeStatus {
+        generation: 0,
+        config_hash: String::new(),
+        config_applied_at: None,
+        config_error: None,
+        node: node.to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pools: Vec::new(),
+        volumes: Vec::new(),
+        quarantine: Vec::new(),
+    };
+    let snapshot = Snapshot {
+        status,
+        plan: PlanReport::default(),
+        settled: false,
+        stats: Stats::default(),
+    };
+    let (commands, inbox) = mpsc::unbounded_channel();
+    let (reports, outcomes) = mpsc::unbounded_channel();
+    let (publish, snapshots) = watch::channel(Arc::new(snapshot.clone()));
+    let events = Events::default();
+    let reconciler = Reconciler {
+        work,
+        times,
+        started: (times.monotonic)(),
+        config: None,
+        generation: watch::Sender::new(0),
+        removals: Removals::default(),
+        records: Records {
+            events: events.clone(),
+            ..Records::default()
+        },
+        last: (Plan::default(), Observed::default()),
+        snapshot,
+        reports,
+        publish,
+        stopping: None,
+    };
+    tokio::spawn(reconciler.run(inbox, outcomes));
+    Handle {
+        commands,
+        snapshots,
+        events,
+    }
+}
+
+struct Reconciler {
+    work: Work,
+    times: Times,
+    started: Instant,
+    config: Option<Config>,
+    /// Counts configurations and commands; an actor that sees it move stops between two steps.
+    generation: watch::Sender<u64>,
+    removals: Removals,
+    records: Records,
+    /// The last plan and what it was made from.
+    last: (Plan, Observed),
+    snapshot: Snapshot,
+    reports: mpsc::UnboundedSender<Report>,
+    publish: watch::Sender<Arc<Snapshot>>,
+    stopping: Option<oneshot::Sender<()>>,
+}
+
+impl Reconciler {
+    async fn run(
+        mut self,
+        mut inbox: mpsc::UnboundedReceiver<Command>,
+        mut outcomes: mpsc::UnboundedReceiver<Report>,
+    ) {
+        let mut changes = self.work.changes.clone();
+        loop {
+            self.pass().await;
+            if self.stopping.is_some() && !self.records.is_busy() {
+                break;
+            }
+            let wait = self.wait();
+            tokio::select! {
+                command = inbox.recv() => match command {
+                    Some(command) => self.on_command(command),
+                    None => break,
+                },
+                Some(report) = outcomes.recv() => self.on_report(report),
+                // The engine ends after the reconciler; should it end before, the timer is left.
+                Ok(()) = changes.changed() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+            // All news at once: a pass per volume would be a square of work at start.
+            changes.mark_unchanged();
+            while let Ok(report) = outcomes.try_recv() {
+                self.on_report(report);
+            }
+        }
+        if let Some(done) = self.stopping.take() {
+            // Whoever asked may have gone.
+            let _ = done.send(());
+        }
+    }
+
+    fn now(&self) -> Duration {
+        (self.times.monotonic)().duration_since(self.started)
+    }
+
+    fn wait(&self) -> Duration {
+        let due = self.records.next_due();
+        let wait = due.map_or(POLL, |due| due.saturating_sub(self.now()));
+        wait.clamp(Duration::from_millis(10), POLL)
+    }
+
+    fn on_report(&mut self, report: Report) {
+        let (now, time) = (self.now(), self.times.now_text());
+        match report {
+            Report::Life(name, event) => self.records.live(&name, event, &time),
+            Report::VolumeEnded(name, result) => {
+                self.records.volume_ended(&name, result, now, &time);
+            }
+            Report::PoolEnded(name, result) => self.records.pool_ended(&name, result, now, &time),
+            Report::PurgeEnded(entry, result) => {
+                self.records.purge_ended(&entry, result, now, &time);
+            }
+        }
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Apply(config) => {
+                tracing::info!(generation = config.generation, hash = %config.hash, "configuration is in force");
+                self.config = Some(*config);
+                self.snapshot.status.config_error = None;
+                self.restart();
+            }
+            Command::ConfigError(error) => self.snapshot.status.config_error = error,
+            Command::Kick => self.records.reset_backoffs(),
+            Command::Plan(candidate, answer) => {
+                // Whoever asked may have gone; so below.
+                let _ = answer.send(self.plan_for(candidate.as_deref()));
+            }
+            Command::Approve(id, answer) => drop(answer.send(self.approve(&id))),
+            Command::Restore(entry, name, answer) => match self.restorable(&entry, name) {
+                Ok(name) => {
+                    let task = Task::Restore {
+                        entry,
+                        name: name.clone(),
+                    };
+                    self.execute(task, name, answer);
+                }
+                Err(refusal) => drop(answer.send(Err(refusal))),
+            },
+            Command::Purge(entry, answer) => match self.quarantined(&entry) {
+                Ok(_) => self.execute(Task::Purge(entry), (), answer),
+                Err(refusal) => drop(answer.send(Err(refusal))),
+            },
+            Command::Stop(done) => {
+                self.generation.send_modify(|generation| *generation += 1);
+                self.stopping = Some(done);
+            }
+        }
+    }
+
+    /// What was wanted before is not wanted any more: failures are forgotten, actors stop after their step.
+    fn restart(&mut self) {
+        self.records.reset_backoffs();
+        self.generation.send_modify(|generation| *generation += 1);
+    }
+
+    fn plan_for(&self, candidate: Option<&DesiredState>) -> PlanReport {
+        let (last, observed) = &self.last;
+        let Some(candidate) = candidate else {
+            return PlanReport::new(last, observed);
+        };
+        let mut removals = self.removals.clone();
+        removals.note(candidate, observed, self.removals.generation + 1);
+        PlanReport::new(&plan(candidate, observed, &removals), observed)
+    }
+
+    fn approve(&mut self, id: &str) -> Answer<Vec<VolumeName>> {
+        let (last, _) = &self.last;
+        if last.held.is_empty() {
+            return Err(Refusal::NotFound(
+                "no removal waits for approval".to_owned(),
+            ));
+        }
+        if last.id != id {
+            return Err(Refusal::NotFound(format!(
+                "no plan \"{id}\" waits for approval, but plan \"{}\" does: look at `volund plan` first",
+                last.id
+            )));
+        }
+        let names: Vec<VolumeName> = last.held.iter().cloned().collect();
+        self.removals.approved.extend(names.iter().cloned());
+        tracing::info!(id, volumes = ?names, "removals approved");
+        Ok(names)
+    }
+
+    fn quarantined(&self, entry: &str) -> Answer<&ObservedQuarantine> {
+        let (_, observed) = &self.last;
+        let found = observed.quarantine.iter().find(|known| known.id == entry);
+        found.ok_or_else(|| {
+            Refusal::NotFound(format!(
+                "the quarantine has no \"{entry}\": `volund quarantine list` shows what it has"
+            ))
+        })
+    }
+
+    /// Under which name an entry may be brought back.
+    fn restorable(&self, entry: &str, name: Option<VolumeName>) -> Answer<VolumeName> {
+        let found = self.quarantined(entry)?;
+        let renamed = name.is_some();
+        let name = name.unwrap_or_else(|| found.volume.clone());
+        let (_, observed) = &self.last;
+        if observed.volumes.contains_key(&name) {
+            return Err(Refusal::Conflict(format!(
+                "a volume \"{name}\" exists: choose another name with --as"
+            )));
+        }
+        let wanted = self.config.as_ref().map(|config| &config.desired.volumes);
+        if !renamed && !wanted.is_some_and(|volumes| volumes.contains_key(&name)) {
+            return Err(Refusal::Conflict(format!(
+                "the configuration has no volume \"{name}\", so its data would go to quarantine again: add \
+                 [volume.{name}], and its data comes back by itself"
+            )));
+        }
+        Ok(name)
+    }
+
+    /// Does one thing beside the loop, which goes on, and answers `value` once it is done.
+    fn execute<T: Send + 'static>(&self, task: Task, value: T, answer: oneshot::Sender<Answer<T>>) {
+        let job = (self.work.execute)(task);
+        tokio::spawn(async move {
+            let result = job.await;
+            // Whoever asked may have gone.
+            let _ = answer.send(match result {
+                Ok(()) => Ok(value),
+                Err(failure) => Err(Refusal::Failed(failure.message)),
+            });
+        });
+    }
+
+    /// Looks, plans, starts what can be started, and says how things are.
+    async fn pass(&mut self) {
+        let begin = (self.times.monotonic)();
+        let observed = (self.work.observe)().await;
+        let Some(config) = self.config.clone() else {
+            return;
+        };
+        self.removals
+            .note(&config.desired, &observed, config.generation);
+        let plan = plan(&config.desired, &observed, &self.removals);
+        self.settle(&plan, &observed);
+        if self.stopping.is_none() {
+            self.start_actors(&plan);
+        }
+        self.say(&config, &plan, &observed);
+        let took = (self.times.monotonic)().duration_since(begin);
+        self.count(took);
+        self.last = (plan, observed);
+        self.publish.send_replace(Arc::new(self.snapshot.clone()));
+    }
+
+    /// Where no actor is at work, what is observed decides the state; a failure only once nothing is left to do.
+    fn settle(&mut self, plan: &Plan, observed: &Observed) {
+        let time = self.times.now_text();
+        let gone = |name: &VolumeName| {
+            !plan.volumes.contains_key(name) && !observed.volumes.contains_key(name)
+        };
+        self.records
+            .volumes
+            .retain(|name, volume| volume.record.busy || !gone(name));
+        let known = observed.pools.keys().chain(plan.pools.keys());
+        let known: std::collections::BTreeSet<_> = known.cloned().collect();
+        self.records
+            .pools
+            .retain(|name, pool| pool.busy || known.contains(name));
+        for (name, volume) in &plan.volumes {
+            if volume.goal == Goal::Elsewhere && !observed.volumes.contains_key(name) {
+                continue;
+            }
+            let record = self.records.volumes.entry(name.clone()).or_default();
+            if record.record.busy || (record.state.has_failed() && !volume.steps.is_empty()) {
+                continue;
+            }
+            if volume.steps.is_empty() {
+                record.record.failure = None;
+            }
+            let event = match observed.volumes.get(name) {
+                Some(volume) if volume.serving && volume.export.is_some() => Event::FoundAttached,
+                Some(volume) if volume.serving => Event::FoundAvailable,
+                _ => Event::FoundStopped,
+            };
+            self.records.live(name, event, &time);
+        }
+    }
+
+    fn start_actors(&mut self, plan: &Plan) {
+        let now = self.now();
+        for (name, pool) in &plan.pools {
+            let record = self.records.pools.entry(name.clone()).or_default();
+            if let Some(action) = &pool.action
+                && record.may_start(now)
+            {
+                record.busy = true;
+                apply::start_pool(
+                    &self.work,
+                    name.clone(),
+                    action.clone(),
+                    self.reports.clone(),
+                );
+            }
+        }
+        for (name, volume) in &plan.volumes {
+            if volume.steps.is_empty() || !volume.unknown_until.is_empty() || waits(volume, plan) {
+                continue;
+            }
+            let record = self.records.volumes.entry(name.clone()).or_default();
+            if record.record.may_start(now) {
+                record.record.busy = true;
+                apply::start_volume(
+                    &self.work,
+                    name.clone(),
+                    volume.steps.clone(),
+                    self.generation.subscribe(),
+                    self.reports.clone(),
+                );
+            }
+        }
+        for entry in plan.purges.keys() {
+            let record = self.records.purges.entry(entry.clone()).or_default();
+            if record.may_start(now) {
+                record.busy = true;
+                apply::start_purge(&self.work, entry.clone(), self.reports.clone());
+            }
+        }
+    }
+
+    /// Conditions and status.
+    fn say(&mut self, config: &Config, plan: &Plan, observed: &Observed) {
+        let moment = Moment {
+            time: self.times.now_text(),
+            generation: config.generation,
+        };
+        let status = &mut self.snapshot.status;
+        status.generation = config.generation;
+        status.config_hash.clone_from(&config.hash);
+        status.config_applied_at = Some(config.applied_at.clone());
+        status.quarantine = status::quarantine(observed);
+        self.say_pools(config, plan, observed, &moment);
+        self.say_volumes(config, plan, observed, &moment);
+        self.snapshot.plan = PlanReport::new(plan, observed);
+    }
+
+    fn say_pools(&mut self, config: &Config, plan: &Plan, observed: &Observed, moment: &Moment) {
+        let mut pools = Vec::new();
+        for (name, planned) in &plan.pools {
+            let mut record = self.records.pools.remove(name).unwrap_or_default();
+            let there = observed.pools.get(name);
+            let failure = record.failure.as_ref();
+            let statements = status::pool_statements(there, failure, &planned.blocked);
+            let changed = record.conditions.set(statements, moment);
+            self.records
+                .tell_statements(&format!("pool.{name}"), &changed, &moment.time);
+            let conditions = record.conditions.list();
+            pools.push(status::pool_status(
+                name,
+                &config.desired,
+                there,
+                conditions,
+            ));
+            self.records.pools.insert(name.clone(), record);
+        }
+        self.snapshot.status.pools = pools;
+    }
+
+    fn say_volumes(&mut self, config: &Config, plan: &Plan, observed: &Observed, moment: &Moment) {
+        let mut volumes = Vec::new();
+        let names: Vec<VolumeName> = self.records.volumes.keys().cloned().collect();
+        for name in names {
+            let mut record = self.records.volumes.remove(&name).unwrap_or_default();
+            let facts = VolumeFacts {
+                name: &name,
+                wanted: config.desired.volumes.get(&name),
+                observed: observed.volumes.get(&name),
+                plan: plan.volumes.get(&name),
+                state: record.state,
+                failure: record.record.failure.as_ref(),
+                failures: record.record.backoff.failures(),
+            };
+            let changed = record.record.conditions.set(facts.statements(), moment);
+            self.records
+                .tell_statements(&format!("volume.{name}"), &changed, &moment.time);
+            if record.state != VolumeState::Deleted {
+                volumes.push(facts.status(record.record.conditions.list()));
+            }
+            self.records.volumes.insert(name, record);
+        }
+        self.snapshot.status.volumes = volumes;
+    }
+
+    fn count(&mut self, took: Duration) {
+        let failed = self.records.has_failures();
+        let busy = self.records.is_busy();
+        let report = &self.snapshot.plan;
+        let stats = &mut self.snapshot.stats;
+        let seconds = took.as_secs_f64();
+        let bucket = PASS_BUCKETS_SECONDS
+            .iter()
+            .position(|bound| seconds <= *bound);
+        stats.durations[bucket.unwrap_or(PASS_BUCKETS_SECONDS.len())] += 1;
+        stats.seconds += seconds;
+        let pending = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        stats.pending = BTreeMap::from([
+            ("add", pending(report.to_add)),
+            ("change", pending(report.to_change)),
+            ("remove", pending(report.to_remove)),
+            ("blocked", pending(report.blocked)),
+        ]);
+        if failed {
+            stats.passes_failed += 1;
+        } else {
+            stats.passes_ok += 1;
+            if !busy && !report.has_changes() {
+                stats.last_success_unix_seconds = Some(self.times.unix_seconds());
+            }
+        }
+        if !busy {
+            self.snapshot.settled = true;
+        }
+    }
+}
+
+/// Whether a volume that this one takes something over from is not done with it yet.
+fn waits(volume: &VolumePlan, plan: &Plan) -> bool {
+    let mut before = volume
+        .after
+        .iter()
+        .filter_map(|name| plan.volumes.get(name));
+    before.any(|other| !other.steps.is_empty())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,361 @@
+//! Conditions, and the status of pools and volumes made from what is observed, planned and known of failures.
+
+use std::collections::BTreeMap;
+
+use super::apply::Failure;
+use super::report;
+use super::state::VolumeState;
+use super::step::{Blocked, BlockedKind, VolumePlan};
+use crate::model::observed::{Observed, ObservedPool, ObservedVolume};
+use crate::model::spec::{DesiredState, OnRemove, VolumeSpec};
+use crate::model::status::{
+    Condition, PoolState, PoolStatus, QuarantineEntry, ReplicaState, ReplicaStatus, Truth,
+    VolumeStatus,
+};
+use crate::model::time::rfc3339;
+use crate::model::{PoolName, VolumeName};
+
+/// When and under which configuration a statement is made.
+#[derive(Clone, Debug)]
+pub(super) struct Moment {
+    pub(super) time: String,
+    pub(super) generation: u64,
+}
+
+/// What is said about one object, and since when.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Conditions {
+    by_kind: BTreeMap<String, Condition>,
+}
+
+/// A statement before it has a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Statement {
+    pub(super) kind: &'static str,
+    pub(super) status: Truth,
+    pub(super) reason: String,
+    pub(super) message: String,
+}
+
+impl Conditions {
+    /// Replaces all that is said. Answers the statements that are new or say something else than before.
+    pub(super) fn set(&mut self, statements: Vec<Statement>, moment: &Moment) -> Vec<Statement> {
+        let mut old = std::mem::take(&mut self.by_kind);
+        let mut changed = Vec::new();
+        for statement in statements {
+            let before = old.remove(statement.kind);
+            let same_status = before.as_ref().filter(|old| old.status == statement.status);
+            let since = same_status.map_or_else(
+                || moment.time.clone(),
+                |old| old.last_transition_time.clone(),
+            );
+            if same_status.is_none_or(|old| old.reason != statement.reason) {
+                changed.push(statement.clone());
+            }
+            let condition = Condition {
+                kind: statement.kind.to_owned(),
+                status: statement.status,
+                reason: statement.reason,
+                message: statement.message,
+                last_transition_time: since,
+                observed_generation: moment.generation,
+            };
+            self.by_kind.insert(condition.kind.clone(), condition);
+        }
+        changed
+    }
+
+    pub(super) fn list(&self) -> Vec<Condition> {
+        // Ready first: it sums the others up.
+        let (ready, rest): (Vec<_>, Vec<_>) = self
+            .by_kind
+            .values()
+            .cloned()
+            .partition(|condition| condition.kind == "Ready");
+        ready.into_iter().chain(rest).collect()
+    }
+}
+
+fn statement(kind: &'static str, status: Truth, reason: &str, message: &str) -> Statement {
+    Statement {
+        kind,
+        status,
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+    }
+}
+
+/// What there is to say about a volume.
+pub(super) struct VolumeFacts<'a> {
+    pub(super) name: &'a VolumeName,
+    pub(super) wanted: Option<&'a VolumeSpec>,
+    pub(super) observed: Option<&'a ObservedVolume>,
+    pub(super) plan: Option<&'a VolumePlan>,
+    pub(super) state: VolumeState,
+    pub(super) failure: Option<&'a Failure>,
+    pub(super) failures: u32,
+}
+
+impl VolumeFacts<'_> {
+    /// All statements about the volume.
+    pub(super) fn statements(&self) -> Vec<Statement> {
+        let mut statements = vec![self.ready()];
+        statements.extend(self.degraded());
+        let empty = Vec::new();
+        let blocked = self.plan.map_or(&empty, |plan| &plan.blocked);
+        let notes = self.plan.map_or(&empty, |plan| &plan.notes);
+        statements.extend(merge(blocked.iter().chain(notes)));
+        statements
+    }
+
+    fn ready(&self) -> Statement {
+        if let Some(failure) = self.failure {
+            let message = format!("{} (failed {} times)", failure.message, self.failures);
+            return statement("Ready", Truth::False, &failure.reason, &message);
+        }
+        let blocked = self.plan.into_iter().flat_map(|plan| &plan.blocked);
+        if let Some(blocked) = blocked
+            .into_iter()
+            .find(|blocked| blocked.kind == BlockedKind::Blocked)
+        {
+            return statement("Ready", Truth::False, &blocked.reason, &blocked.message);
+        }
+        let Some(observed) = self.observed else {
+            let reason = format!("{:?}", self.state);
+            return statement("Ready", Truth::False, &reason, "it is not there yet");
+        };
+        let export = observed.export.as_ref();
+        let problem = observed.problem.as_ref();
+        if let Some(problem) = problem.or_else(|| export.and_then(|e| e.problem.as_ref())) {
+            return statement("Ready", Truth::False, &problem.reason, &problem.message);
+        }
+        let reason = format!("{:?}", self.state);
+        match self.state {
+            VolumeState::Attached | VolumeState::Available if observed.serving => {
+                statement("Ready", Truth::True, &reason, "it takes I/O")
+            }
+            _ => statement("Ready", Truth::False, &reason, "it is on its way"),
+        }
+    }
+
+    fn degraded(&self) -> Option<Statement> {
+        let observed = self.observed.filter(|volume| volume.serving)?;
+        let bad = observed.replicas.iter().filter(|replica| {
+            !matches!(replica.state, ReplicaState::InSync | ReplicaState::Waiting)
+        });
+        let bad: Vec<&ReplicaStatus> = bad.collect();
+        let Some(first) = bad.first() else {
+            return Some(statement(
+                "Degraded",
+                Truth::False,
+                "AllInSync",
+                "every copy holds every write",
+            ));
+        };
+        let texts = bad.iter().map(|replica| {
+            let reason = replica.reason.as_deref().unwrap_or("no reason known");
+            format!(
+                "the copy in pool \"{}\" is {:?}: {reason}",
+                replica.pool, replica.state
+            )
+        });
+        let message = texts.collect::<Vec<_>>().join("; ");
+        let reason = format!("Replica{:?}", first.state);
+        Some(statement("Degraded", Truth::True, &reason, &message))
+    }
+
+    /// The volume as `/v1/status` shows it.
+    pub(super) fn status(&self, conditions: Vec<Condition>) -> VolumeStatus {
+        let observed = self.observed;
+        let export = observed.and_then(|volume| volume.export.as_ref());
+        let size = observed
+            .map(|volume| volume.applied.size)
+            .or(self.wanted.map(|wanted| wanted.size));
+        let replicas = self.replicas();
+        VolumeStatus {
+            name: self.name.clone(),
+            uuid: observed.and_then(|volume| volume.ids.first().copied()),
+            size_bytes: size.unwrap_or_default().get(),
+            allocated_bytes: replicas.iter().map(|replica| replica.allocated_bytes).sum(),
+            state: format!("{:?}", self.state),
+            nexus_generation: observed.map_or(0, |volume| volume.nexus_generation),
+            export: export.map_or_else(|| "none".to_owned(), |export| export.address.clone()),
+            client_connected: export.is_some_and(|export| export.in_use),
+            replicas,
+            conditions,
+        }
+    }
+
+    /// In the order of the files, then what is there besides.
+    fn replicas(&self) -> Vec<ReplicaStatus> {
+        let mut there: Vec<ReplicaStatus> = self
+            .observed
+            .map(|volume| volume.replicas.clone())
+            .unwrap_or_default();
+        let Some(wanted) = self.wanted else {
+            return there;
+        };
+        let mut replicas = Vec::new();
+        for pool in &wanted.replicas {
+            let found = there.iter().position(|replica| replica.pool == *pool);
+            replicas.push(match found {
+                Some(index) => there.remove(index),
+                None => self.missing(pool),
+            });
+        }
+        replicas.append(&mut there);
+        replicas
+    }
+
+    fn missing(&self, pool: &PoolName) -> ReplicaStatus {
+        let remote = format!("pool \"{pool}\" ");
+        let notes = self.plan.into_iter().flat_map(|plan| &plan.notes);
+        let waiting = notes
+            .into_iter()
+            .any(|note| note.kind == BlockedKind::Waiting && note.message.starts_with(&remote));
+        ReplicaStatus {
+            pool: pool.clone(),
+            uuid: None,
+            state: if waiting {
+                ReplicaState::Waiting
+            } else {
+                ReplicaState::Absent
+            },
+            reason: None,
+            allocated_bytes: 0,
+        }
+    }
+}
+
+/// One statement per type: the first reason, all messages.
+fn merge<'a>(blocked: impl Iterator<Item = &'a Blocked>) -> Vec<Statement> {
+    let mut merged: BTreeMap<BlockedKind, Statement> = BTreeMap::new();
+    for blocked in blocked {
+        merged
+            .entry(blocked.kind)
+            .and_modify(|known| {
+                known.message.push_str("; ");
+                known.message.push_str(&blocked.message);
+            })
+            .or_insert_with(|| {
+                statement(
+                    blocked.kind.condition(),
+                    Truth::True,
+                    &blocked.reason,
+                    &blocked.message,
+                )
+            });
+    }
+    merged.into_values().collect()
+}
+
+/// All statements about a pool.
+pub(super) fn pool_statements(
+    observed: Option<&ObservedPool>,
+    failure: Option<&Failure>,
+    blocked: &[Blocked],
+) -> Vec<Statement> {
+    let problem = observed.and_then(|pool| pool.problem.as_ref());
+    let ready = match (problem, failure, observed) {
+        (Some(problem), _, _) => {
+            statement("Ready", Truth::False, &problem.reason, &problem.message)
+        }
+        (None, Some(failure), _) => {
+            statement("Ready", Truth::False, &failure.reason, &failure.message)
+        }
+        (None, None, Some(_)) => statement("Ready", Truth::True, "Online", "it is open"),
+        (None, None, None) => statement("Ready", Truth::False, "Opening", "it is being opened"),
+    };
+    let mut statements = vec![ready];
+    statements.extend(merge(blocked.iter()));
+    statements
+}
+
+/// The pool as `/v1/status` shows it.
+pub(super) fn pool_status(
+    name: &PoolName,
+    desired: &DesiredState,
+    observed: Option<&ObservedPool>,
+    conditions: Vec<Condition>,
+) -> PoolStatus {
+    let wanted = desired.pools.get(name);
+    let spec = observed.map(|pool| &pool.spec).or(wanted);
+    let online = observed.is_some_and(|pool| pool.problem.is_none());
+    PoolStatus {
+        name: name.clone(),
+        id: observed.and_then(|pool| pool.id),
+        backing: spec.map_or_else(String::new, |spec| report::backing(&spec.backing)),
+        state: if online {
+            PoolState::Online
+        } else {
+            PoolState::Offline
+        },
+        capacity_bytes: observed.map_or(0, |pool| pool.capacity.get()),
+        allocated_bytes: observed.map_or(0, |pool| pool.allocated.get()),
+        committed_bytes: observed.map_or(0, |pool| pool.committed.get()),
+        available_bytes: observed.map_or(0, |pool| pool.available.get()),
+        conditions,
+    }
+}
+
+/// The quarantine as `/v1/status` shows it.
+pub(super) fn quarantine(observed: &Observed) -> Vec<QuarantineEntry> {
+    let entries = observed.quarantine.iter().map(|entry| {
+        let policy = entry.applied.removal;
+        let due = entry
+            .removed_at_unix_seconds
+            .saturating_add(policy.quarantine_for.as_secs());
+        QuarantineEntry {
+            id: entry.id.clone(),
+            volume: entry.volume.clone(),
+            uuid: entry.uuid,
+            removed_at: rfc3339(entry.removed_at_unix_seconds),
+            purge_at: match policy.on_remove {
+                OnRemove::Retain => None,
+                OnRemove::Delete => Some(rfc3339(due)),
+            },
+            pools: entry.applied.replicas.iter().cloned().collect(),
+            allocated_bytes: entry.allocated.get(),
+        }
+    });
+    let mut entries: Vec<_> = entries.collect();
+    entries
+        .sort_by(|a, b| (&a.volume, &a.removed_at, &a.id).cmp(&(&b.volume, &b.removed_at, &b.id)));
+    entries
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn moment(time: &str) -> Moment {
+        Moment {
+            time: time.to_owned(),
+            generation: 3,
+        }
+    }
+
+    #[test]
+    fn a_condition_keeps_its_time_while_its_status_stays() {
+        let mut conditions = Conditions::default();
+        let down = |reason| statement("Ready", Truth::False, reason, "no");
+        assert_eq!(
+            conditions.set(vec![down("Creating")], &moment("t1")).len(),
+            1
+        );
+        assert_eq!(
+            conditions.set(vec![down("Creating")], &moment("t2")).len(),
+            0
+        );
+        assert_eq!(
+            conditions.set(vec![down("NoSpace")], &moment("t3")).len(),
+            1
+        );
+        assert_eq!(conditions.list()[0].last_transition_time, "t1");
+        assert_eq!(conditions.list()[0].observed_generation, 3);
+
+        let up = statement("Ready", Truth::True, "Attached", "yes");
+        assert_eq!(conditions.set(vec![up], &moment("t4")).len(), 1);
+        assert_eq!(conditions.list()[0].last_transition_time, "t4");
+    }
+}
