@@ -4,3 +4,4 @@
 //! never know what lies below the volume.
 
 pub mod ublk;
+pub mod vhost_user;

@@ -1,0 +1,464 @@
+//! Guest memory: regions of the front end's files mapped here, translated, and kept until no I/O needs them.
+//!
+//! Three things can go wrong with memory that someone else owns, and each is dealt with in this file: addresses that
+//! lie outside (an error per access), memory that goes away while I/O runs (every user holds the table it took its
+//! pointers from), and a file that is shrunk under the mapping (`SIGBUS`, see [`Watch`]).
+
+#![allow(
+    unsafe_code,
+    reason = "maps and reads memory that a front end and its guest write to; listed in tidy"
+)]
+
+use std::fmt;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use libc::{c_int, c_void, siginfo_t};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+
+use super::address::{BadAddress, GuestRange, MemoryError, RegionSpec};
+use crate::io::IoBuffer;
+use crate::io::buffer::Segment;
+
+/// A mapped region. May be made on any thread; unmapped when dropped.
+pub(super) struct Region {
+    spec: RegionSpec,
+    /// The region's first byte.
+    first: NonNull<u8>,
+    /// What was mapped: page-aligned, may start before `first`.
+    mapped: NonNull<u8>,
+    mapped_len: usize,
+    /// `None` only while dropping.
+    watch: Option<Watch>,
+}
+
+// SAFETY: the mapping belongs to the process, not to a thread, and the pointers are only used through methods that
+// copy or use atomics.
+unsafe impl Send for Region {}
+
+impl Region {
+    /// Maps a region of `file`.
+    ///
+    /// # Errors
+    /// See [`MemoryError`]; a file that is shorter than the region claims is refused here, so that only a later
+    /// shrinking can fault.
+    pub(super) fn map(spec: RegionSpec, file: &File) -> Result<Self, MemoryError> {
+        let page = spec.check(file)?;
+        Self::map_pages(spec, file, page)
+    }
+
+    /// `page` is what offsets and lengths of a mapping of `file` must be multiples of: more than the machine's page
+    /// for huge pages, where the front end's offset need not be a multiple.
+    fn map_pages(spec: RegionSpec, file: &File, page: usize) -> Result<Self, MemoryError> {
+        let before = spec.offset % page as u64;
+        let extent = || MemoryError::Extent(spec);
+        let skip = usize::try_from(before).map_err(|_| extent())?;
+        let len = usize::try_from(spec.size + before)
+            .ok()
+            .and_then(|len| len.checked_next_multiple_of(page))
+            .ok_or_else(extent)?;
+        // SAFETY: the kernel chooses a range of addresses that nothing else uses.
+        let mapped = unsafe {
+            mmap(
+                std::ptr::null_mut(),
+                len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED | MapFlags::NORESERVE,
+                file.as_fd(),
+                spec.offset - before,
+            )
+        };
+        let mapped = mapped.map_err(|source| MemoryError::Map {
+            spec,
+            source: source.into(),
+        })?;
+        let mapped = NonNull::new(mapped.cast::<u8>()).ok_or_else(extent)?;
+        let Some(watch) = Watch::new(mapped.addr().get(), len, page) else {
+            // SAFETY: nobody has seen the mapping yet.
+            let _ = unsafe { munmap(mapped.as_ptr().cast(), len) };
+            return Err(MemoryError::TooMany);
+        };
+        // SAFETY: the advice keeps guest memory out of core dumps and changes nothing else. Failing is harmless.
+        let _ = unsafe { madvise(mapped.as_ptr().cast(), len, Advice::LinuxDontDump) };
+        // SAFETY: `skip` is less than a page and `spec.size` more bytes follow it, all inside the mapping.
+        let first = unsafe { mapped.add(skip) };
+        Ok(Self {
+            spec,
+            first,
+            mapped,
+            mapped_len: len,
+            watch: Some(watch),
+        })
+    }
+
+    /// The part of the guest range `address..address + len` that lies in this region, as memory here.
+    fn piece(&self, address: u64, len: u64) -> Option<Segment> {
+        let skip = address.checked_sub(self.spec.guest)?;
+        let left = self.spec.size.checked_sub(skip)?;
+        let len = usize::try_from(len.min(left)).ok()?;
+        let skip = usize::try_from(skip).ok()?;
+        Some(Segment {
+            base: self.first.as_ptr().wrapping_add(skip),
+            len,
+        })
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // Before the address range can belong to someone else.
+        drop(self.watch.take());
+        // SAFETY: mapped by `map_pages` with this length. Whoever uses the memory holds an `Rc` of this region or of
+        // a table with it, so nobody does any more.
+        let _ = unsafe { munmap(self.mapped.as_ptr().cast(), self.mapped_len) };
+    }
+}
+
+impl fmt::Debug for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Region").field(&self.spec).finish()
+    }
+}
+
+/// All regions of a guest at one moment. Never changed: a change makes a new table, and I/O that runs keeps its own.
+#[derive(Debug, Default)]
+pub(super) struct MemoryTable {
+    /// Sorted by guest address, without overlap.
+    regions: Vec<Rc<Region>>,
+}
+
+impl MemoryTable {
+    /// A table of these regions; none is fine.
+    ///
+    /// # Errors
+    /// [`MemoryError::Overlap`] when two regions share a guest address.
+    pub(super) fn new(mut regions: Vec<Rc<Region>>) -> Result<Self, MemoryError> {
+        regions.sort_by_key(|region| region.spec.guest);
+        for pair in regions.windows(2) {
+            let (low, high) = (pair[0].spec, pair[1].spec);
+            if high.guest - low.guest < low.size {
+                return Err(MemoryError::Overlap(high, low));
+            }
+        }
+        Ok(Self { regions })
+    }
+
+    /// This table with one region more.
+    ///
+    /// # Errors
+    /// [`MemoryError::Overlap`].
+    pub(super) fn with(&self, region: Region) -> Result<Self, MemoryError> {
+        let mut regions = self.regions.clone();
+        regions.push(Rc::new(region));
+        Self::new(regions)
+    }
+
+    /// This table without the region at `spec`; the file offset is not compared, since front ends leave it out.
+    ///
+    /// # Errors
+    /// [`MemoryError::Unknown`].
+    pub(super) fn without(&self, spec: RegionSpec) -> Result<Self, MemoryError> {
+        let is_it = |region: &Rc<Region>| {
+            let have = region.spec;
+            (have.guest, have.user, have.size) == (spec.guest, spec.user, spec.size)
+        };
+        let at = self.regions.iter().position(is_it);
+        let at = at.ok_or(MemoryError::Unknown(spec))?;
+        let mut regions = self.regions.clone();
+        regions.remove(at);
+        Ok(Self { regions })
+    }
+
+    /// Whether an access has hit a page that the front end's file no longer has. What was read from there are zeroes.
+    pub(super) fn is_damaged(&self) -> bool {
+        let faulted = |region: &Rc<Region>| region.watch.as_ref().is_some_and(Watch::has_faulted);
+        self.regions.iter().any(faulted)
+    }
+
+    /// Calls `each` with every piece of memory behind a guest range, in order; one range can cross regions.
+    fn pieces(
+        &self,
+        address: u64,
+        len: u64,
+        mut each: impl FnMut(Segment),
+    ) -> Result<(), BadAddress> {
+        let bad = BadAddress { address, len };
+        let (mut at, mut left) = (address, len);
+        let mut next = self
+            .regions
+            .partition_point(|region| region.spec.guest <= address)
+            .checked_sub(1)
+            .ok_or(bad)?;
+        while left > 0 {
+            let region = self.regions.get(next).ok_or(bad)?;
+            let piece = region.piece(at, left).filter(|piece| piece.len > 0);
+            let piece = piece.ok_or(bad)?;
+            each(piece);
+            left -= piece.len as u64;
+            // Behind the last region the sum may be 2^64, but then nothing is left or `get` finds no region.
+            at = at.wrapping_add(piece.len as u64);
+            next += 1;
+        }
+        Ok(())
+    }
+
+    /// Copies from guest memory.
+    ///
+    /// # Errors
+    /// [`BadAddress`]; parts of `bytes` may have been filled.
+    pub(super) fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), BadAddress> {
+        let mut done = 0;
+        self.pieces(address, bytes.len() as u64, |piece| {
+            let target = &mut bytes[done..done + piece.len];
+            // SAFETY: the piece is mapped and as long as `target`; no reference into guest memory exists.
+            unsafe { std::ptr::copy_nonoverlapping(piece.base, target.as_mut_ptr(), target.len()) };
+            done += piece.len;
+        })
+    }
+
+    /// Copies into guest memory.
+    ///
+    /// # Errors
+    /// [`BadAddress`]; a part may have been written.
+    pub(super) fn write(&self, address: u64, bytes: &[u8]) -> Result<(), BadAddress> {
+        let mut done = 0;
+        self.pieces(address, bytes.len() as u64, |piece| {
+            let source = &bytes[done..done + piece.len];
+            // SAFETY: the piece is mapped and as long as `source`; no reference into guest memory exists.
+            unsafe { std::ptr::copy_nonoverlapping(source.as_ptr(), piece.base, source.len()) };
+            done += piece.len;
+        })
+    }
+
+    /// The guest ranges as one buffer, which keeps this table, and so the mappings, alive.
+    ///
+    /// # Errors
+    /// [`BadAddress`] of the first range that is not covered.
+    pub(super) fn buffer(self: &Rc<Self>, ranges: &[GuestRange]) -> Result<IoBuffer, BadAddress> {
+        let mut segments = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            let push = |piece| segments.push(piece);
+            self.pieces(range.address, u64::from(range.len), push)?;
+        }
+        let keep: Rc<Self> = Rc::clone(self);
+        // SAFETY: every piece lies in a region of this table, which `keep` holds and with it the mapping. All access
+        // to guest memory copies or is atomic, so no reference to it ever exists.
+        Ok(unsafe { IoBuffer::from_foreign(segments, keep) })
+    }
+
+    /// Finds a vring part by its front-end address.
+    ///
+    /// # Errors
+    /// [`MemoryError::Area`] unless it lies whole in one region and on a multiple of `alignment` (a power of two).
+    pub(super) fn area(
+        &self,
+        address: u64,
+        len: usize,
+        alignment: usize,
+    ) -> Result<Area, MemoryError> {
+        let found = self.regions.iter().find_map(|region| {
+            let skip = address.checked_sub(region.spec.user)?;
+            let end = skip.checked_add(len as u64)?;
+            let skip = usize::try_from(skip).ok()?;
+            let base = region.first.as_ptr().wrapping_add(skip);
+            let fits = end <= region.spec.size && base.addr().is_multiple_of(alignment);
+            fits.then(|| Area {
+                base,
+                len,
+                _region: Rc::clone(region),
+            })
+        });
+        found.ok_or(MemoryError::Area { address, len })
+    }
+}
+
+/// A contiguous part of guest memory that holds little-endian numbers both sides access at once: part of a vring.
+#[derive(Debug)]
+pub(super) struct Area {
+    base: *mut u8,
+    len: usize,
+    _region: Rc<Region>,
+}
+
+impl Area {
+    /// The address of an aligned field, checked.
+    fn field(&self, at: usize, size: usize) -> *mut u8 {
+        assert!(
+            at.is_multiple_of(size) && at + size <= self.len,
+            "a vring field lies inside its area, which was sized for the ring"
+        );
+        self.base.wrapping_add(at)
+    }
+
+    /// Loads the 16-bit number at byte `at`.
+    pub(super) fn load_u16(&self, at: usize, order: Ordering) -> u16 {
+        // SAFETY: `field` checked the bounds; the area is aligned for its widest field and stays mapped with `self`.
+        let field = unsafe { AtomicU16::from_ptr(self.field(at, 2).cast()) };
+        u16::from_le(field.load(order))
+    }
+
+    /// Loads the 64-bit number at byte `at`.
+    pub(super) fn load_u64(&self, at: usize) -> u64 {
+        // SAFETY: as in `load_u16`; the only area with such fields is the descriptor table, aligned to 16.
+        let field = unsafe { AtomicU64::from_ptr(self.field(at, 8).cast()) };
+        u64::from_le(field.load(Ordering::Relaxed))
+    }
+
+    /// Stores a 16-bit number at byte `at`.
+    pub(super) fn store_u16(&self, at: usize, value: u16, order: Ordering) {
+        // SAFETY: as in `load_u16`.
+        let field = unsafe { AtomicU16::from_ptr(self.field(at, 2).cast()) };
+        field.store(value.to_le(), order);
+    }
+
+    /// Stores a 32-bit number at byte `at`.
+    pub(super) fn store_u32(&self, at: usize, value: u32) {
+        // SAFETY: as in `load_u16`; the only area with such fields is the used ring, aligned to 4.
+        let field = unsafe { AtomicU32::from_ptr(self.field(at, 4).cast()) };
+        field.store(value.to_le(), Ordering::Relaxed);
+    }
+}
+
+/// How many ranges can be watched at a time, over all connections.
+pub(super) const WATCHES: usize = 8192;
+
+static TABLE: [Entry; WATCHES] = [const { Entry::new() }; WATCHES];
+
+/// The action in force before ours.
+static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
+
+/// One watched range. Free while `start` is zero; in force while `end` is not.
+struct Entry {
+    start: AtomicUsize,
+    end: AtomicUsize,
+    page: AtomicUsize,
+    faulted: AtomicBool,
+}
+
+impl Entry {
+    const fn new() -> Self {
+        Self {
+            start: AtomicUsize::new(0),
+            end: AtomicUsize::new(0),
+            page: AtomicUsize::new(0),
+            faulted: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether the range is in force and contains `address`.
+    fn covers(&self, address: usize) -> bool {
+        // `end` is published last and withdrawn first, so that a seen end comes with its own start.
+        let end = self.end.load(Ordering::Acquire);
+        address < end && self.start.load(Ordering::Relaxed) <= address
+    }
+}
+
+/// Keeps one mapped range watched until dropped: an access to a page that its file no longer has finds zeroes there,
+/// instead of ending the process.
+///
+/// The kernel answers such an access with `SIGBUS`. The handler looks the address up in a static table (only atomics,
+/// so it is async-signal-safe), maps anonymous memory over the missing page and notes the fault; whoever owns the
+/// range then ends that connection. A `SIGBUS` elsewhere, or one that somebody sent, gets the action that was in
+/// force before.
+#[derive(Debug)]
+struct Watch {
+    index: usize,
+}
+
+impl Watch {
+    /// Watches `len` bytes from `start`, made of pages of `page` bytes. `None` when the table is full.
+    fn new(start: usize, len: usize, page: usize) -> Option<Self> {
+        install();
+        let index = TABLE.iter().position(|entry| {
+            // 1 is no page's address: the entry is taken, but not in force before `end` is set.
+            let taken = (Ordering::Acquire, Ordering::Relaxed);
+            let exchange = entry.start.compare_exchange(0, 1, taken.0, taken.1);
+            exchange.is_ok()
+        })?;
+        let entry = &TABLE[index];
+        entry.faulted.store(false, Ordering::Relaxed);
+        entry.page.store(page, Ordering::Relaxed);
+        entry.start.store(start, Ordering::Relaxed);
+        entry.end.store(start + len, Ordering::Release);
+        Some(Self { index })
+    }
+
+    /// Whether an access has hit a missing page.
+    fn has_faulted(&self) -> bool {
+        TABLE[self.index].faulted.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let entry = &TABLE[self.index];
+        entry.end.store(0, Ordering::Release);
+        entry.start.store(0, Ordering::Release);
+    }
+}
+
+/// Installs the handler, once per process.
+fn install() {
+    PREVIOUS.get_or_init(|| {
+        let mut previous = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+        // SAFETY: only asks for the action in force, into memory of the right type.
+        let asked =
+            unsafe { libc::sigaction(libc::SIGBUS, std::ptr::null(), previous.as_mut_ptr()) };
+        assert_eq!(asked, 0, "SIGBUS exists and its action can be read");
+        let handler: extern "C" fn(c_int, *mut siginfo_t, *mut c_void) = on_sigbus;
+        // SAFETY: all zeroes is a valid sigaction.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = handler as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        // SAFETY: the handler only does what is allowed in one: atomics and system calls.
+        let set = unsafe { libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut()) };
+        assert_eq!(set, 0, "SIGBUS can be handled");
+        // SAFETY: filled by the first call, which succeeded.
+        unsafe { previous.assume_init() }
+    });
+}
+
+/// Runs on the thread that faulted. Async-signal-safe: no allocation, no lock, no panic.
+extern "C" fn on_sigbus(_signal: c_int, info: *mut siginfo_t, _context: *mut c_void) {
+    // SAFETY: the kernel passes a valid siginfo to a SA_SIGINFO handler, which is its own for as long as it runs.
+    let info = unsafe { &*info };
+    let code = info.si_code;
+    // SAFETY: for a fault (a positive code) the address is the part of the union that is set, else it is not used.
+    let address = unsafe { info.si_addr() }.addr();
+    if code > 0 && patch(address) {
+        return;
+    }
+    if let Some(previous) = PREVIOUS.get() {
+        // SAFETY: an action that the kernel itself reported. A fault happens again on return, and meets it.
+        let _ = unsafe { libc::sigaction(libc::SIGBUS, previous, std::ptr::null_mut()) };
+    }
+    if code <= 0 {
+        // SAFETY: raising a signal has no preconditions. It is delivered when this handler returns.
+        let _ = unsafe { libc::raise(libc::SIGBUS) };
+    }
+}
+
+/// Maps zeroes over the page at `address` if it is in a watched range.
+fn patch(address: usize) -> bool {
+    let Some(entry) = TABLE.iter().find(|entry| entry.covers(address)) else {
+        return false;
+    };
+    let page = entry.page.load(Ordering::Relaxed);
+    if !page.is_power_of_two() {
+        return false;
+    }
+    let start = std::ptr::with_exposed_provenance_mut::<c_void>(address & !(page - 1));
+    let flags = MapFlags::PRIVATE | MapFlags::FIXED;
+    // SAFETY: the page lies in a mapping of ours (ranges are whole pages) whose file no longer has it; replacing it
+    // keeps every pointer into the range valid.
+    let mapped = unsafe { mmap_anonymous(start, page, ProtFlags::READ | ProtFlags::WRITE, flags) };
+    if mapped.is_err() {
+        return false;
+    }
+    entry.faulted.store(true, Ordering::Relaxed);
+    true
+}
