@@ -4,6 +4,7 @@ pub mod cli;
 pub mod config;
 pub mod frontend;
 pub mod io;
+pub mod metrics;
 pub mod model;
 pub mod nexus;
 pub mod reconcile;

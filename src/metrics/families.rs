@@ -1,0 +1,102 @@
+//! Every family: name, type, help. `docs/metrics.md` describes the same ones; a test and `cargo xtask tidy` compare.
+
+use prometheus::proto::MetricType;
+
+/// A family of series.
+#[derive(Clone, Copy, Debug)]
+pub struct Family {
+    /// Its name.
+    pub name: &'static str,
+    /// What sort of series it has.
+    pub kind: MetricType,
+    /// What it says, in a sentence.
+    pub help: &'static str,
+}
+
+const fn gauge(name: &'static str, help: &'static str) -> Family {
+    let kind = MetricType::GAUGE;
+    Family { name, kind, help }
+}
+
+const fn counter(name: &'static str, help: &'static str) -> Family {
+    let kind = MetricType::COUNTER;
+    Family { name, kind, help }
+}
+
+const fn histogram(name: &'static str, help: &'static str) -> Family {
+    let kind = MetricType::HISTOGRAM;
+    Family { name, kind, help }
+}
+
+/// Declares the families as constants and lists them all.
+macro_rules! families {
+    ($($constant:ident = $kind:ident($name:literal, $help:literal);)*) => {
+        $(#[doc = $help] pub const $constant: Family = $kind($name, $help);)*
+        /// All of them, by subject.
+        pub const ALL: &[Family] = &[$($constant),*];
+    };
+}
+
+families! {
+    BUILD_INFO = gauge("volund_build_info", "Always 1; the label is the daemon's version.");
+    START_TIME = gauge("volund_start_time_seconds", "When the daemon started, seconds since 1970.");
+    PROCESS_CPU = counter("process_cpu_seconds_total", "User and system CPU time spent, seconds.");
+    PROCESS_RESIDENT = gauge("process_resident_memory_bytes", "Resident memory size, bytes.");
+    PROCESS_FDS = gauge("process_open_fds", "Number of open file descriptors.");
+
+    CONFIG_SUCCESSFUL = gauge(
+        "volund_config_last_reload_successful",
+        "1 if the files on disk are the ones in force, 0 if they were refused."
+    );
+    CONFIG_SUCCESS_TIME = gauge(
+        "volund_config_last_reload_success_timestamp_seconds",
+        "When files were last put in force, seconds since 1970."
+    );
+    CONFIG_RELOADS = counter("volund_config_reloads_total", "Reloads of changed files, by result.");
+    CONFIG_INFO = gauge("volund_config_info", "Always 1; the label is the hash of the configuration in force.");
+
+    RECONCILE_RUNS = counter("volund_reconcile_runs_total", "Passes of the reconciler, by result.");
+    RECONCILE_DURATION = histogram("volund_reconcile_duration_seconds", "Time that a pass of the reconciler took.");
+    RECONCILE_PENDING = gauge("volund_reconcile_pending_changes", "Changes that are left to do, by action.");
+    RECONCILE_SUCCESS_TIME = gauge(
+        "volund_reconcile_last_success_timestamp_seconds",
+        "When a pass last ended with everything as configured, seconds since 1970."
+    );
+
+    POOL_INFO = gauge("volund_pool_info", "Always 1; the labels say what and where the pool is.");
+    POOL_CAPACITY = gauge("volund_pool_capacity_bytes", "Size of the pool's filesystem or memory.");
+    POOL_ALLOCATED = gauge("volund_pool_allocated_bytes", "Bytes that the pool's replicas take up.");
+    POOL_COMMITTED = gauge("volund_pool_committed_bytes", "Sum of the full sizes of the pool's replicas.");
+    POOL_STATE = gauge("volund_pool_state", "1 for the state that the pool is in, 0 for the others.");
+
+    VOLUME_INFO = gauge("volund_volume_info", "Always 1; the labels say which volume it is and how it is exported.");
+    VOLUME_SIZE = gauge("volund_volume_size_bytes", "Size of the volume.");
+    VOLUME_ALLOCATED = gauge("volund_volume_allocated_bytes", "Bytes that the volume's replicas take up, all together.");
+    VOLUME_STATE = gauge("volund_volume_state", "1 for the state that the volume is in, 0 for the others.");
+    VOLUME_READY = gauge("volund_volume_ready", "1 if the volume is as configured and takes I/O.");
+    VOLUME_DESIRED = gauge("volund_volume_replicas_desired", "Replicas that the volume should have.");
+    VOLUME_HEALTHY = gauge("volund_volume_replicas_healthy", "Replicas that hold every acknowledged write.");
+    VOLUME_READS = counter("volund_volume_reads_completed_total", "Reads answered with success.");
+    VOLUME_WRITES = counter("volund_volume_writes_completed_total", "Writes answered with success.");
+    VOLUME_FLUSHES = counter("volund_volume_flushes_completed_total", "Flushes answered with success.");
+    VOLUME_DISCARDS = counter(
+        "volund_volume_discards_completed_total",
+        "Discards and write-zeroes answered with success."
+    );
+    VOLUME_READ_BYTES = counter("volund_volume_read_bytes_total", "Bytes read.");
+    VOLUME_WRITTEN_BYTES = counter("volund_volume_written_bytes_total", "Bytes written.");
+    VOLUME_DISCARDED_BYTES = counter("volund_volume_discarded_bytes_total", "Bytes discarded or zeroed.");
+    VOLUME_DURATION = histogram(
+        "volund_volume_io_duration_seconds",
+        "Time from taking a request in to answering it, by operation."
+    );
+    VOLUME_ERRORS = counter("volund_volume_io_errors_total", "Requests answered with an error, by operation.");
+    VOLUME_INFLIGHT = gauge("volund_volume_io_inflight", "Requests taken in and not yet answered.");
+    VOLUME_CONNECTED = gauge("volund_volume_export_connected", "1 while a client uses the volume's export.");
+
+    REPLICA_STATE = gauge("volund_replica_state", "1 for the state that the replica is in, 0 for the others.");
+    REPLICA_ALLOCATED = gauge("volund_replica_allocated_bytes", "Bytes that the replica takes up.");
+
+    QUARANTINED_VOLUMES = gauge("volund_quarantined_volumes", "Removed volumes whose data is still there.");
+    QUARANTINED_BYTES = gauge("volund_quarantined_bytes", "Bytes that the data of removed volumes takes up.");
+}

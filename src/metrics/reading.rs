@@ -1,0 +1,86 @@
+//! Plain data that the families are made from.
+
+use crate::model::VolumeName;
+use crate::model::status::NodeStatus;
+
+/// Everything that one scrape shows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reading {
+    /// Pools, volumes, replicas, quarantine.
+    pub status: NodeStatus,
+    /// Every state that a volume can have: as the status says it, and as the label says it.
+    pub volume_states: Vec<(String, &'static str)>,
+    /// Counters of the volumes.
+    pub volumes: Vec<VolumeReading>,
+    /// About the files.
+    pub config: ConfigReading,
+    /// About the reconciler.
+    pub reconcile: ReconcileReading,
+    /// When the daemon started, seconds since 1970.
+    pub started_unix_seconds: u64,
+}
+
+/// What is known of the files' reloads.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ConfigReading {
+    /// Whether the files on disk are in force.
+    pub last_successful: bool,
+    /// When files were last put in force, seconds since 1970.
+    pub last_success_unix_seconds: u64,
+    /// Reloads that put files in force.
+    pub reloads_ok: u64,
+    /// Reloads that were refused.
+    pub reloads_failed: u64,
+}
+
+/// What the reconciler counts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ReconcileReading {
+    /// Passes after which nothing was in failure.
+    pub passes_ok: u64,
+    /// Passes after which something was.
+    pub passes_failed: u64,
+    /// How long passes took.
+    pub durations: HistogramReading,
+    /// Changes left to do, by action.
+    pub pending: Vec<(&'static str, u64)>,
+    /// When a pass last ended with nothing left to do and nothing in failure, seconds since 1970.
+    pub last_success_unix_seconds: Option<u64>,
+}
+
+/// A histogram.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HistogramReading {
+    /// Upper bounds, ascending.
+    pub bounds: Vec<f64>,
+    /// Counts per bucket, not cumulative; one more than bounds, the last for what exceeds them.
+    pub buckets: Vec<u64>,
+    /// Sum of all observations.
+    pub sum: f64,
+}
+
+/// Counters of one volume.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VolumeReading {
+    /// Which.
+    pub volume: VolumeName,
+    /// One per kind of request.
+    pub operations: Vec<OperationReading>,
+    /// Requests taken in and not yet answered.
+    pub inflight: u64,
+}
+
+/// Counters of one kind of request.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OperationReading {
+    /// `read`, `write`, `flush` or `discard`.
+    pub operation: &'static str,
+    /// Requests answered with success.
+    pub completed: u64,
+    /// Requests answered with an error.
+    pub errors: u64,
+    /// Bytes moved by the successful ones.
+    pub bytes: u64,
+    /// How long all of them took, seconds.
+    pub durations: HistogramReading,
+}

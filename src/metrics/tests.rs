@@ -1,0 +1,190 @@
+//! The text as promtool and Prometheus see it.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use super::reading::{ConfigReading, HistogramReading, ReconcileReading};
+use super::{Metrics, OperationReading, Reading, VolumeReading, families};
+use crate::model::status::{
+    Condition, NodeStatus, PoolState, PoolStatus, QuarantineEntry, ReplicaState, ReplicaStatus,
+    Truth, VolumeStatus,
+};
+
+/// A reading in which every family has a series.
+fn reading() -> Reading {
+    let operations = ["read", "write", "flush", "discard"].map(|operation| OperationReading {
+        operation,
+        completed: 3,
+        errors: 1,
+        bytes: 4096,
+        durations: HistogramReading {
+            bounds: vec![0.001, 0.01],
+            buckets: vec![1, 2, 1],
+            sum: 0.5,
+        },
+    });
+    Reading {
+        status: status(),
+        volume_states: vec![
+            ("Available".to_owned(), "available"),
+            ("Attached".to_owned(), "attached"),
+        ],
+        volumes: vec![VolumeReading {
+            volume: "db".parse().unwrap(),
+            operations: operations.to_vec(),
+            inflight: 2,
+        }],
+        config: ConfigReading {
+            last_successful: true,
+            ..ConfigReading::default()
+        },
+        reconcile: ReconcileReading {
+            pending: vec![("add", 0)],
+            last_success_unix_seconds: Some(1),
+            ..ReconcileReading::default()
+        },
+        started_unix_seconds: 1,
+    }
+}
+
+fn status() -> NodeStatus {
+    let pool = PoolStatus {
+        name: "main".parse().unwrap(),
+        id: None,
+        backing: "/var/lib/\"odd\\path\n".to_owned(),
+        state: PoolState::Online,
+        capacity_bytes: 10,
+        allocated_bytes: 1,
+        committed_bytes: 2,
+        available_bytes: 3,
+        conditions: Vec::new(),
+    };
+    let replica = ReplicaStatus {
+        pool: "main".parse().unwrap(),
+        uuid: None,
+        state: ReplicaState::InSync,
+        reason: None,
+        allocated_bytes: 1,
+    };
+    let ready = Condition {
+        kind: "Ready".to_owned(),
+        status: Truth::True,
+        reason: "Attached".to_owned(),
+        message: String::new(),
+        last_transition_time: String::new(),
+        observed_generation: 1,
+    };
+    let volume = VolumeStatus {
+        name: "db".parse().unwrap(),
+        uuid: None,
+        size_bytes: 4096,
+        allocated_bytes: 1,
+        state: "Attached".to_owned(),
+        nexus_generation: 1,
+        export: "none".to_owned(),
+        client_connected: true,
+        replicas: vec![replica],
+        conditions: vec![ready],
+    };
+    let entry = QuarantineEntry {
+        id: "old@1".to_owned(),
+        volume: "old".parse().unwrap(),
+        uuid: crate::model::VolumeId::generate(),
+        removed_at: String::new(),
+        purge_at: None,
+        pools: Vec::new(),
+        allocated_bytes: 77,
+    };
+    NodeStatus {
+        generation: 1,
+        config_hash: "abc".to_owned(),
+        config_applied_at: None,
+        config_error: None,
+        node: "n1".to_owned(),
+        version: "0".to_owned(),
+        pools: vec![pool],
+        volumes: vec![volume],
+        quarantine: vec![entry],
+    }
+}
+
+#[test]
+fn values_are_what_was_read() {
+    let text = Metrics::new(reading).text().unwrap();
+    let check = |line: &str| assert!(text.lines().any(|l| l == line), "no {line:?} in\n{text}");
+    check("volund_volume_reads_completed_total{volume=\"db\"} 3");
+    check("volund_volume_written_bytes_total{volume=\"db\"} 4096");
+    check("volund_volume_state{volume=\"db\",state=\"attached\"} 1");
+    check("volund_volume_state{volume=\"db\",state=\"available\"} 0");
+    check("volund_replica_state{volume=\"db\",pool=\"main\",state=\"in_sync\"} 1");
+    check("volund_volume_io_duration_seconds_bucket{volume=\"db\",op=\"read\",le=\"0.01\"} 3");
+    check("volund_volume_io_duration_seconds_bucket{volume=\"db\",op=\"read\",le=\"+Inf\"} 4");
+    check("volund_volume_io_duration_seconds_count{volume=\"db\",op=\"read\"} 4");
+    check("volund_quarantined_bytes 77");
+    check("volund_volume_ready{volume=\"db\"} 1");
+}
+
+#[test]
+fn series_go_with_their_object() {
+    let metrics = Metrics::new(|| {
+        let mut reading = reading();
+        reading.status.volumes.clear();
+        reading.volumes.clear();
+        reading
+    });
+    assert!(!metrics.text().unwrap().contains("volume=\"db\""));
+}
+
+#[test]
+fn promtool_finds_nothing() {
+    let promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let Ok(mut promtool) = promtool else {
+        eprintln!("SKIPPED: promtool is not installed (Debian package prometheus)");
+        return;
+    };
+    let text = Metrics::new(reading).text().unwrap();
+    promtool
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(text.as_bytes())
+        .unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.is_empty(), "{said}\n{text}");
+}
+
+#[test]
+fn every_family_is_documented_with_its_type_and_has_a_series_here() {
+    let doc = include_str!("../../docs/metrics.md");
+    let text = Metrics::new(reading).text().unwrap();
+    let mut names = BTreeSet::new();
+    for family in families::ALL {
+        assert!(names.insert(family.name), "{} is there twice", family.name);
+        let row = doc
+            .lines()
+            .find(|line| line.starts_with(&format!("| `{}` |", family.name)));
+        let row = row.unwrap_or_else(|| panic!("docs/metrics.md has no row for {}", family.name));
+        let kind = format!("{:?}", family.kind).to_lowercase();
+        assert!(row.contains(&format!("| {kind} |")), "{row} is a {kind}");
+        assert!(
+            row.contains(family.help),
+            "{row} does not say: {}",
+            family.help
+        );
+        let help = format!("# HELP {} ", family.name);
+        assert!(text.contains(&help), "{} has no series", family.name);
+    }
+    let documented = doc.lines().filter(|line| line.starts_with("| `")).count();
+    assert_eq!(
+        documented,
+        names.len(),
+        "docs/metrics.md has rows without a family"
+    );
+}
