@@ -7,6 +7,7 @@ pub mod io;
 pub mod metrics;
 pub mod model;
 pub mod nexus;
+pub mod pool;
 pub mod reconcile;
 pub mod replica;
 pub mod units;

@@ -130,7 +130,7 @@ impl RecordingDisk {
     fn range(&self, offset: u64, len: usize) -> Result<std::ops::Range<usize>, IoError> {
         let start = usize::try_from(offset).map_err(|_| IoError::EINVAL)?;
         let end = start.checked_add(len).ok_or(IoError::EINVAL)?;
-        if end > self.shared.start.len() || (start | len) % SECTOR != 0 {
+        if end > self.shared.start.len() || !(start | len).is_multiple_of(SECTOR) {
             return Err(IoError::EINVAL);
         }
         Ok(start..end)

@@ -36,6 +36,8 @@ pub const MEMBERS_MAX: usize = 16;
 /// Ancestors that a label keeps.
 pub const ANCESTORS_MAX: usize = 32;
 
+/// Compatible feature: the file is preallocated and zeroing a range must not give its blocks back.
+const COMPAT_THICK: u32 = 1;
 /// Features that an ignorant reader may read past but not write past: none so far.
 const RO_COMPAT_KNOWN: u32 = 0;
 
@@ -339,6 +341,22 @@ impl Label {
             Access::ReadWrite
         } else {
             Access::ReadOnly
+        }
+    }
+
+    /// Whether the file is preallocated, and keeps its blocks when ranges are zeroed. Stored as compatible feature 0:
+    /// whoever ignores it loses a reservation, no data.
+    #[must_use]
+    pub const fn is_thick(&self) -> bool {
+        self.compat & COMPAT_THICK != 0
+    }
+
+    /// Says whether the file is preallocated.
+    pub const fn set_thick(&mut self, thick: bool) {
+        if thick {
+            self.compat |= COMPAT_THICK;
+        } else {
+            self.compat &= !COMPAT_THICK;
         }
     }
 
