@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::{Contents, Guest, Kernel, Machine, Outcome, own_program, test_script};
 use crate::shell;
 
-/// Checks everything on one kernel. The machine makes no difference to ublk, which needs no device of it.
+/// Checks everything on one kernel.
 pub(super) fn run(kernel: &Kernel, machine: Machine) -> Result<Outcome> {
     let guest = Guest {
         kernel,
