@@ -10,5 +10,6 @@ pub mod nexus;
 pub mod pool;
 pub mod reconcile;
 pub mod replica;
+pub mod state;
 pub mod units;
 pub mod volume;

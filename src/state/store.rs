@@ -1,0 +1,378 @@
+//! The node's database: redb on a thread of its own, mirrored in memory.
+//!
+//! Reads come from memory and never wait. A write is durable when its call returns. Everything here helps (which pool is
+//! meant by a name, how data was to be removed, what a restart boots from) and nothing here is needed to keep data:
+//! labels and witness files have that.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use super::dir::StateError;
+use crate::model::{PoolId, PoolName, ReplicaId, VolumeId, VolumeName};
+
+/// One table: kind and key to a JSON value.
+const RECORDS: TableDefinition<'_, (&str, &str), &str> = TableDefinition::new("records");
+
+/// The configuration that was last applied, whole: what a restart boots from when the files are broken.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppliedConfig {
+    /// Counts applied configurations since the state folder was made.
+    pub generation: u64,
+    /// SHA-256 over names and contents, hexadecimal.
+    pub hash: String,
+    /// When it was applied, seconds since 1970-01-01 UTC.
+    pub at_unix_seconds: u64,
+    /// The files, as one text that `config` can read back.
+    pub text: String,
+}
+
+/// What is remembered of a volume beside its labels.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeRecord {
+    /// Whether its replicas were made sparse.
+    pub thin: Option<bool>,
+    /// Whether its data may be purged after the quarantine.
+    pub delete_on_remove: bool,
+    /// How long the quarantine is, seconds.
+    pub quarantine_seconds: u64,
+    /// Which local pools hold a replica.
+    pub pools: Vec<PoolName>,
+    /// The number of its ublk device, from before it is started until after it is deleted.
+    pub ublk: Option<u32>,
+}
+
+/// A volume's creation under way (spec A0): journalled before the first file, closed by the witness commit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Creation {
+    /// The name it gets.
+    pub name: VolumeName,
+    /// The replicas it is made of.
+    pub replicas: Vec<(PoolName, ReplicaId)>,
+}
+
+/// What the database holds.
+#[derive(Clone, Debug, Default)]
+struct Contents {
+    applied: Option<AppliedConfig>,
+    pools: BTreeMap<PoolName, PoolId>,
+    volumes: BTreeMap<VolumeId, VolumeRecord>,
+    creations: BTreeMap<VolumeId, Creation>,
+}
+
+/// One change: kind, key, and the new JSON value or none to remove it.
+struct Change {
+    kind: &'static str,
+    key: String,
+    value: Option<String>,
+    done: oneshot::Sender<Result<(), StateError>>,
+}
+
+/// The database. Clones share it; its thread ends with the last one.
+#[derive(Clone)]
+pub struct Store {
+    contents: Arc<Mutex<Contents>>,
+    changes: mpsc::Sender<Change>,
+}
+
+impl Store {
+    /// Opens the database, making it when it is missing, and reads all of it. Blocks.
+    ///
+    /// # Errors
+    /// [`StateError::Damaged`] when it can't be read.
+    pub fn open(path: &Path) -> Result<Self, StateError> {
+        let damaged = |error: &dyn fmt::Display| StateError::Damaged {
+            path: path.to_owned(),
+            detail: error.to_string(),
+        };
+        let database = Database::create(path).map_err(|error| damaged(&error))?;
+        let contents = read_all(&database).map_err(|error| damaged(&error))?;
+        let (changes, queue) = mpsc::channel();
+        let path = path.to_owned();
+        std::thread::Builder::new()
+            .name("state".into())
+            .spawn(move || write_changes(&database, &path, &queue))
+            .map_err(StateError::io(
+                "start the thread of",
+                Path::new("volund.redb"),
+            ))?;
+        Ok(Self {
+            contents: Arc::new(Mutex::new(contents)),
+            changes,
+        })
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&mut Contents) -> T) -> T {
+        look(&mut self.contents.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn write<V: Serialize>(
+        &self,
+        kind: &'static str,
+        key: String,
+        value: Option<&V>,
+    ) -> Result<(), StateError> {
+        let value = value
+            .map(|value| serde_json::to_string(value).expect("these records have only text keys"));
+        let (done, answer) = oneshot::channel();
+        let change = Change {
+            kind,
+            key,
+            value,
+            done,
+        };
+        self.changes.send(change).map_err(|_| StateError::Closed)?;
+        answer.await.map_err(|_| StateError::Closed)?
+    }
+
+    /// The configuration that was last applied.
+    #[must_use]
+    pub fn applied(&self) -> Option<AppliedConfig> {
+        self.read(|contents| contents.applied.clone())
+    }
+
+    /// Records the configuration in force.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub async fn set_applied(&self, applied: AppliedConfig) -> Result<(), StateError> {
+        self.write("config", "applied".into(), Some(&applied))
+            .await?;
+        self.read(|contents| contents.applied = Some(applied));
+        Ok(())
+    }
+
+    /// The id that a pool had when it was last opened.
+    #[must_use]
+    pub fn pool(&self, name: &PoolName) -> Option<PoolId> {
+        self.read(|contents| contents.pools.get(name).copied())
+    }
+
+    /// Remembers a pool for good: without its marker it is missing, not new (spec A0).
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub async fn set_pool(&self, name: PoolName, id: PoolId) -> Result<(), StateError> {
+        self.write("pool", name.to_string(), Some(&id)).await?;
+        self.read(|contents| contents.pools.insert(name, id));
+        Ok(())
+    }
+
+    /// What is remembered of a volume.
+    #[must_use]
+    pub fn volume(&self, id: VolumeId) -> Option<VolumeRecord> {
+        self.read(|contents| contents.volumes.get(&id).cloned())
+    }
+
+    /// Every volume that something is remembered of.
+    #[must_use]
+    pub fn volumes(&self) -> BTreeMap<VolumeId, VolumeRecord> {
+        self.read(|contents| contents.volumes.clone())
+    }
+
+    /// Replaces what is remembered of a volume; nothing happens when it is the same.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub async fn set_volume(&self, id: VolumeId, record: VolumeRecord) -> Result<(), StateError> {
+        if self.volume(id).as_ref() == Some(&record) {
+            return Ok(());
+        }
+        self.write("volume", id.to_string(), Some(&record)).await?;
+        self.read(|contents| contents.volumes.insert(id, record));
+        Ok(())
+    }
+
+    /// Forgets a volume.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub async fn remove_volume(&self, id: VolumeId) -> Result<(), StateError> {
+        self.write::<VolumeRecord>("volume", id.to_string(), None)
+            .await?;
+        self.read(|contents| contents.volumes.remove(&id));
+        Ok(())
+    }
+
+    /// Creations that were begun and not ended.
+    #[must_use]
+    pub fn creations(&self) -> BTreeMap<VolumeId, Creation> {
+        self.read(|contents| contents.creations.clone())
+    }
+
+    /// Notes that a creation begins.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub async fn begin_creation(&self, id: VolumeId, creation: Creation) -> Result<(), StateError> {
+        self.write("creation", id.to_string(), Some(&creation))
+            .await?;
+        self.read(|contents| contents.creations.insert(id, creation));
+        Ok(())
+    }
+
+    /// Notes that a creation has ended, one way or the other.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub async fn end_creation(&self, id: VolumeId) -> Result<(), StateError> {
+        self.write::<Creation>("creation", id.to_string(), None)
+            .await?;
+        self.read(|contents| contents.creations.remove(&id));
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}
+
+/// Something that redb or serde has to say.
+type Trouble = Box<dyn std::error::Error + Send + Sync>;
+
+fn read_all(database: &Database) -> Result<Contents, Trouble> {
+    let begun = database.begin_write()?;
+    drop(begun.open_table(RECORDS)?);
+    begun.commit()?;
+    let table = database.begin_read()?.open_table(RECORDS)?;
+    let mut contents = Contents::default();
+    for entry in table.iter()? {
+        let (key, value) = entry?;
+        let (kind, key) = key.value();
+        let value = value.value();
+        match kind {
+            "config" => contents.applied = Some(serde_json::from_str(value)?),
+            "pool" => {
+                contents
+                    .pools
+                    .insert(key.parse()?, serde_json::from_str(value)?);
+            }
+            "volume" => {
+                contents
+                    .volumes
+                    .insert(key.parse()?, serde_json::from_str(value)?);
+            }
+            "creation" => {
+                contents
+                    .creations
+                    .insert(key.parse()?, serde_json::from_str(value)?);
+            }
+            // Of a later release; kept as it is.
+            _ => {}
+        }
+    }
+    Ok(contents)
+}
+
+/// The database's thread: one transaction for whatever has gathered.
+fn write_changes(database: &Database, path: &Path, queue: &mpsc::Receiver<Change>) {
+    while let Ok(first) = queue.recv() {
+        let changes: Vec<Change> = std::iter::once(first).chain(queue.try_iter()).collect();
+        let result = write_all(database, &changes);
+        for change in changes {
+            let answer = result.as_ref().copied().map_err(|error| {
+                StateError::io("write", path)(std::io::Error::other(error.to_string()))
+            });
+            // The caller may have given up waiting.
+            let _ = change.done.send(answer);
+        }
+    }
+}
+
+fn write_all(database: &Database, changes: &[Change]) -> Result<(), Trouble> {
+    let begun = database.begin_write()?;
+    {
+        let mut table = begun.open_table(RECORDS)?;
+        for change in changes {
+            let key = (change.kind, change.key.as_str());
+            match &change.value {
+                Some(value) => drop(table.insert(key, value.as_str())?),
+                None => drop(table.remove(key)?),
+            }
+        }
+    }
+    begun.commit()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap()
+            .block_on(future)
+    }
+
+    #[test]
+    fn what_was_written_is_there_after_reopening() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("volund.redb");
+        let (pool, volume) = (PoolId::generate(), VolumeId::generate());
+        let record = VolumeRecord {
+            thin: Some(true),
+            quarantine_seconds: 60,
+            ..Default::default()
+        };
+        let creation = Creation {
+            name: "db".parse().unwrap(),
+            replicas: Vec::new(),
+        };
+        let applied = AppliedConfig {
+            generation: 3,
+            text: "x".into(),
+            ..Default::default()
+        };
+        let store = Store::open(&path).unwrap();
+        block_on(async {
+            store.set_pool("main".parse().unwrap(), pool).await.unwrap();
+            store.set_volume(volume, record.clone()).await.unwrap();
+            store
+                .begin_creation(volume, creation.clone())
+                .await
+                .unwrap();
+            store.set_applied(applied.clone()).await.unwrap();
+        });
+        let reopen = |store: Store| {
+            let thread_ended = store.changes.clone();
+            drop((store, thread_ended));
+            // The thread closes the file when it sees its queue closed; redb refuses a second opener until then.
+            loop {
+                match Store::open(&path) {
+                    Ok(store) => return store,
+                    Err(_) => std::thread::yield_now(),
+                }
+            }
+        };
+        let store = reopen(store);
+        assert_eq!(store.pool(&"main".parse().unwrap()), Some(pool));
+        assert_eq!(store.volume(volume), Some(record));
+        assert_eq!(store.creations().get(&volume), Some(&creation));
+        assert_eq!(store.applied(), Some(applied));
+        block_on(async {
+            store.remove_volume(volume).await.unwrap();
+            store.end_creation(volume).await.unwrap();
+        });
+        let store = reopen(store);
+        assert!(store.volumes().is_empty() && store.creations().is_empty());
+    }
+
+    #[test]
+    fn a_damaged_database_says_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("volund.redb");
+        std::fs::write(&path, vec![0x5a; 10_000]).unwrap();
+        let error = Store::open(&path).unwrap_err().to_string();
+        assert!(error.contains("move it away"), "{error}");
+    }
+}
