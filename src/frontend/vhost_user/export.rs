@@ -258,11 +258,24 @@ impl Desk {
         }
     }
 
-    /// Serves a client, the place being free: a session on the reactor, a thread for the protocol.
+    /// Serves a client on a thread of its own, the place being free.
     ///
     /// # Errors
     /// When there is no file descriptor or no thread left. The client is disconnected then.
-    pub(super) fn serve(self: &Arc<Self>, stream: UnixStream) -> io::Result<()> {
+    fn serve(self: &Arc<Self>, stream: UnixStream) -> io::Result<()> {
+        let client = self.admit_now(stream)?;
+        // Linux cuts a thread's name after 15 bytes.
+        std::thread::Builder::new()
+            .name(format!("vu-{}", self.volume.name))
+            .spawn(move || client.serve())?;
+        Ok(())
+    }
+
+    /// Gives a client the place, which is free, and a session on the reactor.
+    ///
+    /// # Errors
+    /// When there is no file descriptor left.
+    pub(super) fn admit_now(self: &Arc<Self>, stream: UnixStream) -> io::Result<Client> {
         let connection = Connection::new(Arc::clone(&self.shared), stream.try_clone()?);
         *self.client() = Some(Arc::new(stream.try_clone()?));
         self.vacant.send_replace(false);
@@ -279,11 +292,6 @@ impl Desk {
             geometry,
             _occupied: occupied,
         };
-        let desk = Arc::clone(self);
-        // Linux cuts a thread's name after 15 bytes.
-        std::thread::Builder::new()
-            .name(format!("vu-{}", self.volume.name))
-            .spawn(move || desk.speak(stream, &seen, letters))?;
         let attach = Arc::clone(&self.volume.attach);
         // The answer is nothing to wait for: the arrival says it all by being dropped.
         drop(self.volume.reactor.run(move |local| async move {
@@ -291,23 +299,30 @@ impl Desk {
                 session.await;
             }
         }));
-        Ok(())
+        Ok(Client {
+            desk: Arc::clone(self),
+            stream,
+            geometry: seen,
+            letters,
+        })
     }
+}
 
-    /// The protocol thread: one message after the other, until the client goes or makes no sense.
-    fn speak(
-        &self,
-        stream: UnixStream,
-        geometry: &Receiver<Geometry>,
-        letters: mpsc::UnboundedSender<Letter>,
-    ) {
-        let ending = stream.try_clone();
-        let result = match geometry.recv_timeout(HANDOVER_TIMEOUT) {
-            Ok(geometry) => self.speak_to(stream, geometry, letters),
-            Err(_) => Err("the volume is not being served".to_owned()),
-        };
-        if let Err(error) = result {
-            self.shared.on_error(error);
+/// A client that has a session, as its protocol thread sees it.
+pub(super) struct Client {
+    desk: Arc<Desk>,
+    stream: UnixStream,
+    geometry: Receiver<Geometry>,
+    letters: mpsc::UnboundedSender<Letter>,
+}
+
+impl Client {
+    /// One message after the other, until the client goes or makes no sense.
+    pub(super) fn serve(self) {
+        let shared = Arc::clone(&self.desk.shared);
+        let ending = self.stream.try_clone();
+        if let Err(error) = self.speak() {
+            shared.on_error(error);
         }
         // The session keeps the socket open while it drains, but the client is to know now.
         if let Ok(stream) = ending {
@@ -315,26 +330,24 @@ impl Desk {
         }
     }
 
-    fn speak_to(
-        &self,
-        stream: UnixStream,
-        geometry: Geometry,
-        letters: mpsc::UnboundedSender<Letter>,
-    ) -> Result<(), String> {
+    fn speak(self) -> Result<(), String> {
+        let geometry = self.geometry.recv_timeout(HANDOVER_TIMEOUT);
         let device = Device {
-            geometry,
-            queues: self.queues,
-            depth: self.depth,
+            geometry: geometry.map_err(|_| "the volume is not being served")?,
+            queues: self.desk.queues,
+            depth: self.desk.depth,
         };
-        let handler = Handler::new(device, Arc::clone(&self.shared), letters);
-        let mut requests = BackendReqHandler::from_stream(stream, Arc::new(Mutex::new(handler)));
+        let shared = Arc::clone(&self.desk.shared);
+        let handler = Handler::new(device, Arc::clone(&shared), self.letters);
+        let handler = Arc::new(Mutex::new(handler));
+        let mut requests = BackendReqHandler::from_stream(self.stream, handler);
         loop {
             match requests.handle_request() {
                 Ok(()) | Err(Error::SocketRetry(_)) => {}
                 // Also what our own disconnecting looks like.
                 Err(Error::Disconnected | Error::SocketBroken(_)) => return Ok(()),
                 Err(Error::ReqHandlerError(error)) if error.kind() == SURVIVED => {
-                    self.shared.on_error(error.to_string());
+                    shared.on_error(error.to_string());
                 }
                 Err(Error::ReqHandlerError(error)) => return Err(error.to_string()),
                 Err(error) => return Err(format!("vhost-user protocol: {error}")),

@@ -9,6 +9,9 @@
     reason = "maps and reads memory that a front end and its guest write to; listed in tidy"
 )]
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::fs::File;
 use std::os::fd::AsFd;

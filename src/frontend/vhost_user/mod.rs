@@ -9,6 +9,7 @@ mod chain;
 mod device;
 mod event;
 pub mod export;
+pub mod fuzz;
 mod handler;
 mod memory;
 mod queue;

@@ -3,6 +3,9 @@
 //! The layout of a request is not taken for granted: the header is the first 16 readable bytes and the status the last
 //! writable one, however they are spread over descriptors (section 2.7.4).
 
+#[cfg(test)]
+mod tests;
+
 use std::rc::Rc;
 
 use super::address::{BadAddress, GuestRange};
