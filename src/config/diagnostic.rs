@@ -216,7 +216,7 @@ pub(crate) fn shown(text: &str) -> String {
     shown
 }
 
-/// The one of `known` that is closest to `wrong`, if it is within two edits.
+/// The one of `known` that is closest to `wrong`, if it is within two edits and no other is as close.
 #[must_use]
 pub(crate) fn closest<'a>(
     wrong: &str,
@@ -227,13 +227,18 @@ pub(crate) fn closest<'a>(
     if wrong.len() > LENGTH_MAX {
         return None;
     }
-    known
+    let mut candidates: Vec<_> = known
         .into_iter()
         .map(|name| (strsim::osa_distance(wrong, name), name))
         // Two edits turn any two-letter word into any other: the edits must be fewer than the letters.
         .filter(|(edits, name)| *edits <= EDITS_MAX && *edits < name.chars().count())
-        .min()
-        .map(|(_, name)| name)
+        .collect();
+    candidates.sort_unstable();
+    match candidates.as_slice() {
+        [(best, _), (second, _), ..] if best == second => None,
+        [(_, name), ..] => Some(*name),
+        [] => None,
+    }
 }
 
 #[cfg(test)]
@@ -248,6 +253,7 @@ mod tests {
         assert_eq!(closest("replica", known), Some("replicas"));
         assert_eq!(closest("bandwidth", known), None);
         assert_eq!(closest("zz", ["ab"]), None);
+        assert_eq!(closest("n3", ["n1", "n2"]), None);
     }
 
     #[test]

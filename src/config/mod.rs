@@ -110,6 +110,49 @@ pub fn parse(files: &[SourceFile], node: &NodeName) -> Parsed {
     run(files, Some(node), Findings::default())
 }
 
+/// The line that splits the input of [`exercise`] into files.
+pub const FILE_BORDER: &str = "#---";
+
+/// Does all that is ever done with files that nobody vouches for: parses and renders them. For fuzzing and for tests.
+///
+/// # Panics
+/// When an accepted configuration can't be kept for the next start. Otherwise never: that is what is tested.
+pub fn exercise(bytes: &[u8]) {
+    let border = format!("\n{FILE_BORDER}\n");
+    let mut files = Vec::new();
+    let mut rest = bytes;
+    while let Some(at) = rest
+        .windows(border.len())
+        .position(|part| part == border.as_bytes())
+    {
+        files.push(SourceFile::new(
+            format!("{}.toml", files.len()),
+            &rest[..at],
+        ));
+        rest = &rest[at + border.len()..];
+    }
+    files.push(SourceFile::new(format!("{}.toml", files.len()), rest));
+    for node in [None, "n1".parse().ok()] {
+        let result = run(&files, node.as_ref(), Findings::default());
+        let hash = source::hash(&files);
+        let loaded = Loaded {
+            files: files.clone(),
+            hash,
+            result,
+        };
+        std::hint::black_box((loaded.report(false), loaded.report(true), loaded.one_line()));
+        std::hint::black_box(render::github(&files, loaded.findings()));
+        std::hint::black_box(render::json(&files, loaded.findings()));
+        if loaded.result.is_ok() {
+            let kept = source::decode(&source::encode(&files)).ok();
+            assert!(
+                kept.as_ref() == Some(&files),
+                "an accepted configuration can be kept"
+            );
+        }
+    }
+}
+
 fn run(files: &[SourceFile], node: Option<&NodeName>, mut findings: Findings) -> Parsed {
     let mut shapes = Vec::new();
     for (index, file) in files.iter().enumerate() {

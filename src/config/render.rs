@@ -138,6 +138,7 @@ fn excerpt<'a>(files: &'a [SourceFile], marks: &[Mark<'a>]) -> Option<Element<'a
     // A byte order mark would shift the carets.
     let source = text[window.clone()].trim_start_matches('\u{feff}');
     let base = window.end - source.len();
+    let source = source.trim_end_matches('\r');
     let annotations = marks.iter().map(|mark| {
         // Of what spans several lines, the first one says enough.
         let line = line_around(mark.at.span.start.min(text.len()), text);

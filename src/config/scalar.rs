@@ -84,11 +84,21 @@ fn bad_unit(text: &str, number: &str, unit: &str) -> Refusal {
         return not_a_size(text).help(format!("write \"{number}{name}\""));
     }
     if unit.is_empty() && !number.is_empty() {
-        return Refusal::new("E0110", format!("`{}` has no unit", shown(text))).help(format!(
-            "write \"{number}GiB\", or another of KiB, MiB, GiB, TiB"
-        ));
+        return without_unit(number);
     }
     fraction(text).unwrap_or_else(|| not_a_size(text))
+}
+
+/// The refusal of a bare number.
+pub(crate) fn without_unit(number: &str) -> Refusal {
+    let refusal = Refusal::new("E0110", format!("`{}` has no unit", shown(number)));
+    if size(&format!("{number}GiB")).is_ok() {
+        refusal.help(format!(
+            "write \"{number}GiB\", or another of KiB, MiB, GiB, TiB"
+        ))
+    } else {
+        refusal.help("write a string with one of KiB, MiB, GiB, TiB, as in \"20GiB\"")
+    }
 }
 
 fn both_readings(text: &str, count: u64, factor: u64, name: &str, decimal: u64) -> Refusal {

@@ -167,7 +167,10 @@ impl Checker<'_> {
         let mut shape = Shape::empty(at);
         for entry @ (name, value) in table {
             let Some(key) = keys.iter().find(|key| key.name == name.get_ref().as_ref()) else {
-                self.unknown(name, keys, path);
+                if let Some(meant) = self.unknown(name, keys, path) {
+                    // What a misspelt key was meant to be is not missing as well.
+                    shape.entries.entry(meant).or_insert(None);
+                }
                 continue;
             };
             let value = self
@@ -186,17 +189,26 @@ impl Checker<'_> {
         shape
     }
 
-    fn unknown(&mut self, name: &Spanned<std::borrow::Cow<'_, str>>, keys: &[Key], path: &str) {
+    /// Reports a key that `keys` does not have, and returns the one that was probably meant, unless it is a table.
+    fn unknown(
+        &mut self,
+        name: &Spanned<std::borrow::Cow<'_, str>>,
+        keys: &'static [Key],
+        path: &str,
+    ) -> Option<&'static str> {
         let wrong = name.get_ref();
         let place = if path.is_empty() {
             "at the top of the file".to_owned()
         } else {
             format!("in `{}`", shown(path))
         };
-        let known = || keys.iter().map(|key| key.name);
-        let help = match closest(wrong, known()) {
+        let close = closest(wrong, keys.iter().map(|key| key.name));
+        let help = match close {
             Some(close) => format!("did you mean `{close}`?"),
-            None => format!("keys here: {}", known().collect::<Vec<_>>().join(", ")),
+            None => {
+                let known: Vec<_> = keys.iter().map(|key| key.name).collect();
+                format!("keys here: {}", known.join(", "))
+            }
         };
         let message = format!("unknown key `{}` {place}", shown(wrong));
         self.findings.push(
@@ -204,6 +216,10 @@ impl Checker<'_> {
                 .label("not a key of volund's")
                 .help(help),
         );
+        close.filter(|close| {
+            let table = |key: &&Key| matches!(key.kind, Kind::Table(_) | Kind::Tables(..));
+            !keys.iter().filter(table).any(|key| key.name == *close)
+        })
     }
 
     /// Checks one value. None after a finding.

@@ -225,7 +225,8 @@ pub(crate) fn admit(index: usize, file: &SourceFile) -> Result<&str, Box<Diagnos
     })?;
     if let Some(offset) = file.bytes.iter().position(|byte| *byte == 0) {
         let message = format!("`{path}` is not text: byte {offset} is NUL");
-        return Err(Diagnostic::error("E0003", whole, message).boxed());
+        let at = Spot::new(index, offset..offset + 1);
+        return Err(Diagnostic::error("E0003", at, message).boxed());
     }
     let mut start = 0;
     for line in text.split('\n') {

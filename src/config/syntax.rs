@@ -21,23 +21,32 @@ pub(crate) fn parse<'t>(
 ) -> (Spanned<DeTable<'t>>, Vec<Range<usize>>) {
     let (table, errors) = DeTable::parse_recoverable(text);
     let mut lines = Vec::new();
-    for error in errors.iter().take(ERRORS_MAX) {
+    let mut shown = 0;
+    let mut repeated_table = None;
+    for error in &errors {
         let span = widened(error.span().unwrap_or(text.len()..text.len()), text);
         let line = line_around(span.start, text);
-        let (message, help) = explained(error.message(), &text[line.clone()]);
-        findings.push(Diagnostic::error("E0001", Spot::new(file, span), message).help_if(help));
-        lines.push(line);
+        let duplicate = error.message().starts_with("duplicate key");
+        if duplicate && repeated_table.is_some_and(|table| same_table(table, span.start, text)) {
+            // A table that is there twice makes each of its keys one that is there twice.
+            continue;
+        }
+        if duplicate && text[line.clone()].trim_start().starts_with('[') {
+            repeated_table = Some(line.end);
+        }
+        lines.push(line.clone());
+        shown += 1;
+        if shown <= ERRORS_MAX {
+            findings.push(described(file, error.message(), span, line, text));
+        }
     }
-    if errors.len() > ERRORS_MAX {
+    if shown > ERRORS_MAX {
         let message = format!(
             "{} more syntax errors in this file are not shown",
-            errors.len() - ERRORS_MAX
+            shown - ERRORS_MAX
         );
-        findings.push(Diagnostic::error(
-            "E0001",
-            Spot::new(file, text.len()..text.len()),
-            message,
-        ));
+        let end = Spot::new(file, text.len()..text.len());
+        findings.push(Diagnostic::error("E0001", end, message));
     }
     if errors.is_empty() {
         for (span, what) in newer_syntax(text) {
@@ -78,24 +87,70 @@ pub(crate) fn line_around(at: usize, text: &str) -> Range<usize> {
     start..end
 }
 
-/// The parser's message, and what experience says about it.
-fn explained(message: &str, line: &str) -> (String, Option<String>) {
+/// Whether no table header stands between two places.
+fn same_table(from: usize, to: usize, text: &str) -> bool {
+    text.get(from..to)
+        .is_some_and(|between| !between.contains("\n["))
+}
+
+/// The parser's finding in our words, with what experience says about it.
+fn described(
+    file: usize,
+    message: &str,
+    span: Range<usize>,
+    line: Range<usize>,
+    text: &str,
+) -> Diagnostic {
+    let at = Spot::new(file, span);
+    let content = &text[line.clone()];
+    if message.starts_with("duplicate key") {
+        return duplicate(at, line, text);
+    }
+    if message.starts_with("cannot recurse") {
+        return Diagnostic::error("E0001", at, "values are nested too deeply");
+    }
+    if message.starts_with("string values must be quoted") {
+        let value = content
+            .split_once('=')
+            .map(|(_, value)| value.split('#').next().unwrap_or("").trim())
+            .filter(|value| scalar::size(value).is_ok() || scalar::duration(value).is_ok());
+        let help = value.map_or_else(
+            || "put it into quotes".to_owned(),
+            |value| format!("put it into quotes: \"{value}\""),
+        );
+        return Diagnostic::error("E0001", at, "strings must be quoted").help(help);
+    }
     let mut message = message.to_owned();
     if let Some(first) = message.get(..1) {
         message.replace_range(..1, &first.to_lowercase());
     }
-    let unquoted = line
-        .split_once('=')
-        .map(|(_, value)| value.split('#').next().unwrap_or("").trim())
-        .filter(|value| scalar::size(value).is_ok() || scalar::duration(value).is_ok());
-    let help = if let Some(value) = unquoted {
-        Some(format!("put it into quotes: \"{value}\""))
-    } else if message.starts_with("duplicate key") {
-        Some("each table and each key may be written once".to_owned())
-    } else {
-        None
-    };
-    (message, help)
+    Diagnostic::error("E0001", at, message)
+}
+
+fn duplicate(at: Spot, line: Range<usize>, text: &str) -> Diagnostic {
+    let content = text[line.clone()].trim();
+    if !content.starts_with('[') {
+        return Diagnostic::error("E0001", at, "this key is there twice")
+            .help("each key may be written once in a table");
+    }
+    let finding = Diagnostic::error("E0001", at.clone(), "this table is there twice")
+        .label("defined again here")
+        .help("a table may be written once: put all of its keys into one place");
+    let first = text[..line.start]
+        .split_inclusive('\n')
+        .scan(0, |start, line| {
+            let this = *start;
+            *start += line.len();
+            Some((this, line))
+        })
+        .find(|(_, line)| line.trim() == content);
+    match first {
+        Some((start, line)) => {
+            let end = start + line.trim_end().len();
+            finding.also(Spot::new(at.file, start..end), "first defined here")
+        }
+        None => finding,
+    }
 }
 
 /// Places where a text that TOML 1.1 permits is not TOML 1.0: inline tables over several lines or with a trailing

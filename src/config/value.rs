@@ -34,13 +34,7 @@ pub(super) fn scalar_value(kind: &Kind, found: &DeValue<'_>) -> Result<Value, Re
     match (kind, found) {
         (Kind::Bool, DeValue::Boolean(value)) => Ok(Value::Bool(*value)),
         (Kind::Size { min, unit }, DeValue::String(text)) => size_value(text, *min, *unit),
-        (Kind::Size { .. }, DeValue::Integer(number)) => {
-            Err(
-                Refusal::new("E0110", format!("{number} has no unit")).help(format!(
-                    "write \"{number}GiB\", or another of KiB, MiB, GiB, TiB"
-                )),
-            )
-        }
+        (Kind::Size { .. }, DeValue::Integer(number)) => Err(scalar::without_unit(number.as_str())),
         (Kind::Duration, DeValue::String(text)) => scalar::duration(text).map(Value::Duration),
         (Kind::Directory, DeValue::String(text)) => scalar::absolute_path(text).map(Value::Path),
         (Kind::Socket, DeValue::String(text)) => scalar::socket_path(text).map(Value::Path),
