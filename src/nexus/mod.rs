@@ -2,25 +2,50 @@
 //! is named where it is implemented.
 //!
 //! Owns who is in sync, what is acknowledged when, and what happens when a child fails. Must never log, read a clock,
-//! or hold a file descriptor: everything comes in through the types that [`NexusEnv`] names, so that the simulator runs the very same
-//! code.
+//! or hold a file descriptor: everything comes in through the types that [`NexusEnv`] names, so that the simulator
+//! runs the very same code. Start with [`state`] (a child's life), then [`nexus`], [`write`] and [`read`] (a request's
+//! life), [`fault`] and [`assembly`] (the volume's life).
 
+mod env;
+pub mod state;
 pub mod witness;
 
+#[allow(
+    clippy::module_inception,
+    reason = "the file with the nexus itself is named after it"
+)]
+mod nexus;
+mod read;
+mod write;
+
+mod fault;
+mod resolve;
+mod stop;
+
+mod assemble;
+mod assembly;
+mod create;
+
+mod child;
+mod chunk_set;
+mod fan_out;
+mod range_lock;
+mod signal;
+mod slots;
+
+pub mod mutant;
+pub mod status;
+
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
+mod tests;
+
+pub use assembly::{AssemblyError, Blocked};
+pub use create::CreateError;
+pub use env::{Candidate, NexusEnv, NexusSpec, Parts, Presence, Timeouts};
+pub use mutant::Mutant;
+pub use nexus::Nexus;
+pub use state::{ChildState, FaultReason};
+pub use status::{ChildStatus, Health, NexusStatus};
 pub use witness::{Witness, WitnessError, WitnessMember, WitnessPosition, WitnessRecord};
-
-use crate::io::{BlockDevice, Clock, Rng, Spawn};
-
-/// The types that a nexus is built from: the real ones in `engine/`, the simulated ones in tests.
-pub trait NexusEnv: 'static {
-    /// What holds a replica.
-    type Disk: BlockDevice;
-    /// Time.
-    type Clock: Clock;
-    /// Random ids.
-    type Rng: Rng;
-    /// Background tasks.
-    type Spawn: Spawn;
-    /// The record outside the replicas.
-    type Witness: Witness;
-}

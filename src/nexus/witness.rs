@@ -5,10 +5,8 @@
 
 use std::future::Future;
 
-use uuid::Uuid;
-
 use crate::io::IoError;
-use crate::model::{ReplicaId, VolumeId, VolumeName};
+use crate::model::{GenerationId, ReplicaId, VolumeId, VolumeName};
 
 /// What the witness knows of one volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +20,7 @@ pub struct WitnessRecord {
     /// The committed generation's number.
     pub generation: u64,
     /// The committed generation's random id: numbers alone are ambiguous (spec A4).
-    pub generation_id: Uuid,
+    pub generation_id: GenerationId,
     /// The committed membership table, in slot order; at most 16 entries.
     pub members: Vec<WitnessMember>,
 }
@@ -44,7 +42,7 @@ pub struct WitnessPosition {
     /// The committed generation.
     pub generation: u64,
     /// Its random id.
-    pub generation_id: Uuid,
+    pub generation_id: GenerationId,
 }
 
 impl WitnessRecord {

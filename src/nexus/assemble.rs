@@ -1,0 +1,417 @@
+//! Starting a volume from the replicas that are here (spec section 6).
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::assembly::{AssemblyError, Blocked, Plan, plan};
+use super::child::Child;
+use super::env::{Candidate, NexusEnv, NexusSpec, Parts, Presence};
+use super::fan_out::{Failure, Operation};
+use super::fault::{own_label, record_of};
+use super::mutant::Mutant;
+use super::nexus::{Inner, Nexus};
+use super::slots::SlotSet;
+use super::state::{ChildEvent, ChildState, FaultReason};
+use super::status::ChildStatus;
+use super::witness::{Witness, WitnessError, WitnessPosition, WitnessRecord};
+use crate::io::{BlockDevice, Clock};
+use crate::model::status::ReplicaState;
+use crate::model::{PoolId, PoolName, ReplicaId};
+use crate::replica::{Access, BitmapKind, Label, MemberState, OpenError, Replica};
+
+/// Pause before the witness is tried again.
+const COMMIT_RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// A candidate after it was opened.
+struct Opened<D> {
+    pool: PoolName,
+    replica_id: Option<ReplicaId>,
+    volatile: bool,
+    found: Found<D>,
+}
+
+enum Found<D> {
+    /// An open replica of this volume.
+    Replica(Rc<Replica<D>>),
+    /// No label (spec A2).
+    Blank(String),
+    /// Not here, or refused (spec A3); never written to.
+    Out(String),
+}
+
+impl<E: NexusEnv> Nexus<E> {
+    /// Assembles a volume from what is here: finds the newest state that is proven to be so, commits a new generation
+    /// owned by this nexus, and serves. Candidates that are not here, or not usable, end up as children with a reason.
+    /// Writes nothing unless it succeeds in proving; serves nothing before the commit (spec A9).
+    ///
+    /// # Errors
+    /// [`AssemblyError`] says what is missing or failed.
+    pub async fn assemble(
+        parts: Parts<E>,
+        spec: NexusSpec,
+        candidates: Vec<Candidate<E::Disk>>,
+    ) -> Result<Self, AssemblyError> {
+        let witness = match parts.witness.load().await {
+            Ok(record) => record,
+            // Unreadable in every copy is as good as lost: A5 asks for more proof then.
+            Err(WitnessError::Damaged(_)) => None,
+            Err(error) => return Err(AssemblyError::Witness(error)),
+        };
+        let mut opened = Vec::new();
+        for candidate in candidates {
+            opened.push(open(&parts, &spec, candidate).await);
+        }
+        refuse_twins(&mut opened);
+        let (plan, labels) = decide(&parts, witness.as_ref(), &opened)?;
+        let leader = &labels[plan.leader];
+        let active: Vec<ReplicaId> = plan.active.iter().map(|i| labels[*i].replica).collect();
+        let table = opening_table(&parts, &spec, (leader, &labels), witness.as_ref());
+        let committed = witness.clone().unwrap_or_else(|| record_of(leader));
+        let children = children(leader, &active, opened);
+        let inner = Rc::new(Inner::build(parts, spec, children, table, committed));
+        if !plan.clean {
+            inner.load_unresolved();
+        }
+        let keep_clean = leader.flags.clean && inner.parts.breaks(Mutant::CleanKept);
+        let expected = witness.as_ref().map(WitnessRecord::position);
+        inner.take_over(expected, keep_clean).await?;
+        inner.ensure_resolving();
+        Ok(Self { inner })
+    }
+}
+
+/// A2 and A3 for one candidate.
+async fn open<E: NexusEnv>(
+    parts: &Parts<E>,
+    spec: &NexusSpec,
+    candidate: Candidate<E::Disk>,
+) -> Opened<E::Disk> {
+    let expected = (candidate.pool_id, candidate.replica);
+    let found = match candidate.presence {
+        Presence::Absent(reason) => Found::Out(reason),
+        Presence::Present(disk) => match Replica::open(disk, &parts.buffers).await {
+            Ok(replica) => match refusal(spec, expected, &replica) {
+                None => Found::Replica(Rc::new(replica)),
+                Some(reason) => Found::Out(reason),
+            },
+            Err(error @ OpenError::Blank { .. }) => Found::Blank(error.to_string()),
+            Err(error) => Found::Out(error.to_string()),
+        },
+    };
+    let replica_id = match &found {
+        Found::Replica(replica) => Some(replica.label().replica),
+        Found::Blank(_) | Found::Out(_) => candidate.replica,
+    };
+    Opened {
+        pool: candidate.pool,
+        replica_id,
+        volatile: candidate.volatile,
+        found,
+    }
+}
+
+/// Spec A3: why an intact replica is not one of ours, if so.
+fn refusal<D: BlockDevice>(
+    spec: &NexusSpec,
+    (pool, replica_id): (Option<PoolId>, Option<ReplicaId>),
+    replica: &Replica<D>,
+) -> Option<String> {
+    let label = replica.label();
+    let differs = |what: &str, found: &dyn std::fmt::Display, expected: &dyn std::fmt::Display| {
+        Some(format!(
+            "its label names {what} {found}, expected {expected}: it belongs elsewhere"
+        ))
+    };
+    if label.volume != spec.id {
+        return differs("volume", &label.volume, &spec.id);
+    }
+    match pool {
+        Some(pool) if pool != label.pool => return differs("pool", &label.pool, &pool),
+        _ => {}
+    }
+    match replica_id {
+        Some(id) if id != label.replica => return differs("replica", &label.replica, &id),
+        _ => {}
+    }
+    (replica.access() == Access::ReadOnly).then(|| {
+        "it has features that this release can't keep intact: use a newer volund".to_owned()
+    })
+}
+
+/// Spec A3: of several candidates with one replica id, none is used.
+fn refuse_twins<D>(opened: &mut [Opened<D>]) {
+    let ids: Vec<Option<ReplicaId>> = opened
+        .iter()
+        .map(|opened| match opened.found {
+            Found::Replica(_) => opened.replica_id,
+            Found::Blank(_) | Found::Out(_) => None,
+        })
+        .collect();
+    for (index, opened) in opened.iter_mut().enumerate() {
+        let Some(id) = ids[index] else { continue };
+        if ids.iter().filter(|other| **other == Some(id)).count() > 1 {
+            let reason = format!("replica {id} is here more than once: remove the copies");
+            opened.found = Found::Out(reason);
+        }
+    }
+}
+
+/// A4 to A7, with the names of what is missing.
+fn decide<E: NexusEnv>(
+    parts: &Parts<E>,
+    witness: Option<&WitnessRecord>,
+    opened: &[Opened<E::Disk>],
+) -> Result<(Plan, Vec<Rc<Label>>), AssemblyError> {
+    let labels: Vec<Rc<Label>> = opened
+        .iter()
+        .filter_map(|opened| match &opened.found {
+            Found::Replica(replica) => Some(replica.label()),
+            Found::Blank(_) | Found::Out(_) => None,
+        })
+        .collect();
+    let all: Vec<&Label> = labels.iter().map(Rc::as_ref).collect();
+    let planted = Mutant::ALL.into_iter().find(|m| parts.breaks(*m));
+    match plan(witness, &all, planted) {
+        Ok(plan) => Ok((plan, labels)),
+        Err(mut blocked) => {
+            name_missing(&mut blocked, witness, opened);
+            Err(AssemblyError::Blocked(blocked))
+        }
+    }
+}
+
+/// Says which replicas are not here, where they should be, and which of them the witness calls in sync.
+fn name_missing<D>(blocked: &mut Blocked, witness: Option<&WitnessRecord>, opened: &[Opened<D>]) {
+    let in_sync = |id: Option<ReplicaId>| {
+        let members = witness.map_or(&[][..], |witness| &witness.members);
+        id.is_some_and(|id| members.iter().any(|m| m.replica == id && m.in_sync))
+    };
+    for candidate in opened {
+        let (Found::Blank(reason) | Found::Out(reason)) = &candidate.found else {
+            continue;
+        };
+        let what = match candidate.replica_id {
+            Some(id) if in_sync(Some(id)) => format!("in-sync replica {id}"),
+            Some(id) => format!("replica {id}"),
+            None => "the replica".to_owned(),
+        };
+        let pool = &candidate.pool;
+        blocked
+            .reasons
+            .push(format!("{what} in pool `{pool}` can't be used: {reason}"));
+    }
+    for member in witness.map_or(&[][..], |witness| &witness.members) {
+        let known = opened
+            .iter()
+            .any(|opened| opened.replica_id == Some(member.replica));
+        if member.in_sync && !known {
+            blocked.reasons.push(format!(
+                "in-sync replica {} is in no pool that is online here",
+                member.replica
+            ));
+        }
+    }
+}
+
+/// A8 before its labels are written: L's table with the numbers from which the next generation counts.
+fn opening_table<E: NexusEnv>(
+    parts: &Parts<E>,
+    spec: &NexusSpec,
+    (leader, labels): (&Label, &[Rc<Label>]),
+    witness: Option<&WitnessRecord>,
+) -> Label {
+    let mut table = leader.clone();
+    let seen = witness.map_or((0, 0), |witness| (witness.epoch, witness.generation));
+    let epochs = labels.iter().map(|label| label.epoch);
+    let epoch = epochs.chain([seen.0]).max().unwrap_or(0);
+    table.epoch = epoch.saturating_add(1);
+    table.owner = parts.node;
+    table.generation = leader.generation.max(seen.1);
+    table.name = spec.name.clone();
+    table
+}
+
+/// One child per slot of L's table; what has no slot is only reported.
+fn children<D: BlockDevice>(
+    leader: &Label,
+    active: &[ReplicaId],
+    mut opened: Vec<Opened<D>>,
+) -> (Vec<Child<D>>, Vec<ChildStatus>) {
+    let mut children = Vec::new();
+    for member in &leader.members {
+        let serves = active.contains(&member.replica);
+        let place = opened
+            .iter()
+            .position(|opened| opened.replica_id == Some(member.replica));
+        let candidate = place.map(|place| opened.remove(place));
+        let since = match member.state {
+            MemberState::InSync => leader.generation + 1,
+            _ => member.since_gen,
+        };
+        let is_here = candidate
+            .as_ref()
+            .is_some_and(|c| matches!(c.found, Found::Replica(_)));
+        let reason = if is_here {
+            FaultReason::Behind
+        } else {
+            FaultReason::Absent
+        };
+        let state = match member.state {
+            _ if serves => ChildState::InSync,
+            MemberState::Blank => ChildState::Blank,
+            _ => ChildState::Stale { since, reason },
+        };
+        let mut child = Child::new(member.replica, state, None);
+        if let Some(candidate) = candidate {
+            child.pool = Some(candidate.pool);
+            child.volatile = candidate.volatile;
+            match candidate.found {
+                Found::Replica(replica) => child.set_replica(replica),
+                Found::Blank(note) | Found::Out(note) => child.note = Some(note),
+            }
+        }
+        children.push(child);
+    }
+    (children, opened.into_iter().map(spare).collect())
+}
+
+fn spare<D>(opened: Opened<D>) -> ChildStatus {
+    let (state, reason) = match opened.found {
+        Found::Blank(_) if opened.volatile => (
+            ReplicaState::Blank,
+            "memory is blank after a start; it waits for a rebuild".to_owned(),
+        ),
+        Found::Blank(reason) => (ReplicaState::Blank, reason),
+        Found::Out(reason) => (ReplicaState::Absent, reason),
+        Found::Replica(_) => (
+            ReplicaState::Absent,
+            "it is not a member of the volume's newest table".to_owned(),
+        ),
+    };
+    ChildStatus {
+        pool: Some(opened.pool),
+        replica: opened.replica_id,
+        state,
+        reason: Some(reason),
+    }
+}
+
+impl<E: NexusEnv> Inner<E> {
+    /// A7 after an unclean stop: U is every chunk of the regions in which some member may hold unflushed writes.
+    fn load_unresolved(&self) {
+        if self.active.get().len() < 2 {
+            return;
+        }
+        let mut unresolved = self.unresolved.borrow_mut();
+        for slot in self.active.get().iter() {
+            let Ok(replica) = self.children[slot].replica() else {
+                continue;
+            };
+            let shift = replica.region_shift();
+            for run in replica.set_regions(BitmapKind::Intent) {
+                let end = (run.end << shift).min(self.geometry.size);
+                unresolved.insert(run.start << shift..end);
+            }
+        }
+    }
+
+    /// A8: the new generation into the labels of A', then the commit. A member that fails is left out (F5).
+    async fn take_over(
+        self: &Rc<Self>,
+        expected: Option<WitnessPosition>,
+        keep_clean: bool,
+    ) -> Result<(), AssemblyError> {
+        let mut failed = SlotSet::EMPTY;
+        loop {
+            let active = self.active.get() - failed;
+            if active.is_empty() {
+                return Err(AssemblyError::Failed(self.failures(failed)));
+            }
+            let in_sync = self.in_sync_in_table();
+            let mut table = self.next_table(in_sync - active);
+            table.flags.clean = keep_clean;
+            self.table.replace(table.clone());
+            let merge = !in_sync.is_within(active);
+            let operation = |slot| (slot, self.open_label(slot, table.clone(), merge));
+            let operations = active.iter().map(operation).collect();
+            let outcome = self.fan_out(operations).await;
+            for (slot, failure) in outcome.failures(active) {
+                self.children[slot].apply(ChildEvent::Failed(failure.reason()));
+                failed.insert(slot);
+            }
+            if outcome.done == active {
+                let record = record_of(&table);
+                let timeout = self.spec.borrow().timeouts.commit;
+                let commit = self.parts.commit_within(timeout, expected, &record);
+                commit.await.map_err(|error| match error {
+                    WitnessError::Conflict { .. } => AssemblyError::LostOwnership(error),
+                    error => AssemblyError::Witness(error),
+                })?;
+                self.committed.replace(record);
+                self.active.set(active);
+                break;
+            }
+        }
+        for slot in failed.iter() {
+            let child = &self.children[slot];
+            let since = self.committed.borrow().generation;
+            let busy = child.is_busy();
+            child.apply(ChildEvent::Committed { since, busy });
+        }
+        if self.active.get().len() == 1 {
+            self.unresolved.borrow_mut().clear();
+        }
+        Ok(())
+    }
+
+    fn failures(&self, failed: SlotSet) -> String {
+        let reason = |slot: usize| {
+            let child = &self.children[slot];
+            let reason = child.state().reason().map(|reason| reason.to_string());
+            format!("{}: {}", child.replica_id, reason.unwrap_or_default())
+        };
+        failed.iter().map(reason).collect::<Vec<_>>().join("; ")
+    }
+
+    /// The members that the newest attempted table calls in sync.
+    fn in_sync_in_table(&self) -> SlotSet {
+        let table = self.table.borrow();
+        let in_sync = |slot: &usize| table.members[*slot].state == MemberState::InSync;
+        (0..table.members.len()).filter(in_sync).collect()
+    }
+
+    /// Opens one member for writing: damaged bitmap pages, `missed` when somebody was left behind, the label.
+    fn open_label(self: &Rc<Self>, slot: usize, table: Label, merge: bool) -> Operation {
+        let inner = Rc::clone(self);
+        Box::pin(async move {
+            let replica = inner.children[slot].replica().map_err(Failure::Label)?;
+            replica.rewrite_bad_pages().await.map_err(Failure::Label)?;
+            if merge {
+                let merged = replica.merge_intent_into_missed().await;
+                merged.map_err(Failure::Label)?;
+            }
+            let label = own_label(&replica.label(), table);
+            replica.write_label(&label).await.map_err(Failure::Label)
+        })
+    }
+}
+
+impl<E: NexusEnv> Parts<E> {
+    /// A compare-and-swap at the witness, tried again while the witness can't be reached, up to `timeout`.
+    pub(super) async fn commit_within(
+        &self,
+        timeout: Duration,
+        expected: Option<WitnessPosition>,
+        record: &WitnessRecord,
+    ) -> Result<(), WitnessError> {
+        let deadline = self.clock.now() + timeout;
+        loop {
+            match self.witness.commit(expected, record).await {
+                Ok(()) => return Ok(()),
+                Err(error @ WitnessError::Conflict { .. }) => return Err(error),
+                Err(error) if self.clock.now() >= deadline => return Err(error),
+                Err(_) => self.clock.sleep(COMMIT_RETRY_PAUSE).await,
+            }
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! U: the chunks whose content may differ between members of the active set (spec section 1).
+
+use std::ops::Range;
+
+/// Base-2 logarithm of a chunk: 64 KiB, the unit of copying and resolving.
+const CHUNK_SHIFT: u32 = 16;
+/// A chunk's size in bytes.
+pub(super) const CHUNK: u64 = 1 << CHUNK_SHIFT;
+
+/// A set of chunks of one volume: a bitmap that exists only while something is in it. 16 TiB take 32 MiB.
+#[derive(Debug)]
+pub(super) struct ChunkSet {
+    size: u64,
+    bits: Vec<u64>,
+    count: u64,
+}
+
+impl ChunkSet {
+    /// The empty set for a volume of `size` bytes.
+    pub(super) const fn new(size: u64) -> Self {
+        Self {
+            size,
+            bits: Vec::new(),
+            count: 0,
+        }
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Bytes in the set, the last chunk counted whole.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.count << CHUNK_SHIFT
+    }
+
+    /// Adds every chunk that touches `range`, in bytes.
+    pub(super) fn insert(&mut self, range: Range<u64>) {
+        if range.is_empty() {
+            return;
+        }
+        if self.bits.is_empty() {
+            let chunks = self.size.div_ceil(CHUNK);
+            self.bits = vec![0; index(chunks.div_ceil(64))];
+        }
+        for chunk in touched(&range) {
+            let (word, bit) = (index(chunk / 64), 1u64 << (chunk % 64));
+            self.count += u64::from(self.bits[word] & bit == 0);
+            self.bits[word] |= bit;
+        }
+    }
+
+    /// Takes out every chunk that lies wholly in `range`, in bytes; the volume's last chunk may be a short one.
+    pub(super) fn remove_covered(&mut self, range: &Range<u64>) {
+        if self.is_empty() {
+            return;
+        }
+        let first = range.start.div_ceil(CHUNK);
+        let end = if range.end == self.size {
+            range.end.div_ceil(CHUNK)
+        } else {
+            range.end / CHUNK
+        };
+        for chunk in first..end {
+            let (word, bit) = (index(chunk / 64), 1u64 << (chunk % 64));
+            self.count -= u64::from(self.bits[word] & bit != 0);
+            self.bits[word] &= !bit;
+        }
+        if self.is_empty() {
+            self.clear();
+        }
+    }
+
+    /// Takes everything out.
+    pub(super) fn clear(&mut self) {
+        self.bits = Vec::new();
+        self.count = 0;
+    }
+
+    /// The first chunk at or behind byte `from` that is in the set and touches a byte before `until`, as a byte range.
+    pub(super) fn first_in(&self, range: &Range<u64>) -> Option<Range<u64>> {
+        if self.is_empty() {
+            return None;
+        }
+        let touched = touched(range);
+        let mut chunk = touched.start;
+        while chunk < touched.end {
+            let rest = self.bits[index(chunk / 64)] >> (chunk % 64);
+            if rest == 0 {
+                chunk = (chunk / 64 + 1) * 64;
+                continue;
+            }
+            chunk += u64::from(rest.trailing_zeros());
+            let start = chunk << CHUNK_SHIFT;
+            let found = start..(start + CHUNK).min(self.size);
+            return (chunk < touched.end).then_some(found);
+        }
+        None
+    }
+}
+
+/// The chunks that a range of bytes touches.
+fn touched(range: &Range<u64>) -> Range<u64> {
+    range.start / CHUNK..range.end.div_ceil(CHUNK)
+}
+
+fn index(at: u64) -> usize {
+    usize::try_from(at).expect("a volume's chunk bitmap fits memory")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const SIZE: u64 = 200 * CHUNK + 4096;
+
+    proptest::proptest! {
+        /// Against a set of chunk numbers.
+        #[test]
+        fn behaves_as_a_set_of_chunks(
+            steps in proptest::collection::vec((proptest::bool::ANY, 0..SIZE, 0..5 * CHUNK), 1..40),
+            probe in 0..SIZE,
+        ) {
+            let mut set = ChunkSet::new(SIZE);
+            let mut model = BTreeSet::new();
+            for (insert, start, len) in steps {
+                let range = start..(start + len).min(SIZE);
+                for chunk in 0..SIZE.div_ceil(CHUNK) {
+                    let bytes = chunk * CHUNK..((chunk + 1) * CHUNK).min(SIZE);
+                    let touches = bytes.start < range.end && range.start < bytes.end;
+                    let covered = range.start <= bytes.start && bytes.end <= range.end;
+                    if insert && touches && !range.is_empty() {
+                        model.insert(chunk);
+                    } else if !insert && covered {
+                        model.remove(&chunk);
+                    }
+                }
+                if insert {
+                    set.insert(range);
+                } else {
+                    set.remove_covered(&range);
+                }
+                assert_eq!(set.bytes(), model.len() as u64 * CHUNK);
+                let expected = model.iter().find(|chunk| **chunk >= probe / CHUNK);
+                let found = set.first_in(&(probe..SIZE)).map(|range| range.start / CHUNK);
+                assert_eq!(found, expected.copied());
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_chunk_is_as_short_as_the_volume() {
+        let mut set = ChunkSet::new(SIZE);
+        set.insert(SIZE - 1..SIZE);
+        assert_eq!(set.first_in(&(0..SIZE)), Some(200 * CHUNK..SIZE));
+        set.remove_covered(&(200 * CHUNK..SIZE));
+        assert!(set.is_empty());
+    }
+}

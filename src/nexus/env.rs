@@ -1,0 +1,150 @@
+//! What a nexus is built from, and what it is told.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::mutant::Mutant;
+use super::witness::Witness;
+use crate::io::{BlockDevice, BufferPool, Clock, Rng, Spawn};
+use crate::model::{GenerationId, NodeId, PoolId, PoolName, ReplicaId, VolumeId, VolumeName};
+
+/// The types that a nexus is built from: the real ones in `engine/`, the simulated ones in tests.
+pub trait NexusEnv: 'static {
+    /// What holds a replica.
+    type Disk: BlockDevice;
+    /// Time.
+    type Clock: Clock;
+    /// Random ids.
+    type Rng: Rng;
+    /// Background tasks.
+    type Spawn: Spawn;
+    /// The record outside the replicas.
+    type Witness: Witness;
+}
+
+/// The parts that a nexus is built from.
+pub struct Parts<E: NexusEnv> {
+    pub(super) clock: E::Clock,
+    pub(super) rng: E::Rng,
+    pub(super) spawn: E::Spawn,
+    pub(super) witness: E::Witness,
+    pub(super) buffers: BufferPool,
+    pub(super) node: NodeId,
+    #[cfg(any(test, feature = "mutants"))]
+    pub(super) mutant: Option<Mutant>,
+}
+
+impl<E: NexusEnv> Parts<E> {
+    /// The parts. `node` goes into the labels as writer and owner.
+    pub fn new(
+        clock: E::Clock,
+        rng: E::Rng,
+        spawn: E::Spawn,
+        witness: E::Witness,
+        buffers: BufferPool,
+        node: NodeId,
+    ) -> Self {
+        Self {
+            clock,
+            rng,
+            spawn,
+            witness,
+            buffers,
+            node,
+            #[cfg(any(test, feature = "mutants"))]
+            mutant: None,
+        }
+    }
+
+    /// A random id for a generation.
+    pub(super) fn generation_id(&self) -> GenerationId {
+        let bytes = self.rng.random_u128().to_be_bytes();
+        GenerationId::from_uuid(uuid::Builder::from_random_bytes(bytes).into_uuid())
+    }
+
+    /// Plants a bug.
+    #[cfg(any(test, feature = "mutants"))]
+    #[must_use]
+    pub fn with_mutant(mut self, mutant: Option<Mutant>) -> Self {
+        self.mutant = mutant;
+        self
+    }
+
+    /// Whether the bug is planted; never in a build without the feature `mutants`.
+    #[cfg(any(test, feature = "mutants"))]
+    pub(super) fn breaks(&self, mutant: Mutant) -> bool {
+        self.mutant == Some(mutant)
+    }
+
+    /// Whether the bug is planted; never in a build without the feature `mutants`.
+    #[cfg(not(any(test, feature = "mutants")))]
+    #[allow(clippy::unused_self, reason = "the test build's twin looks into self")]
+    pub(super) const fn breaks(&self, _: Mutant) -> bool {
+        false
+    }
+}
+
+impl<E: NexusEnv> fmt::Debug for Parts<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parts")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What volume a nexus is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NexusSpec {
+    /// Its name, which goes into labels and witness.
+    pub name: VolumeName,
+    /// Its id: a fresh one at creation, the labels' at assembly.
+    pub id: VolumeId,
+    /// Size in bytes, a multiple of 4 KiB. Used at creation; at assembly the labels know.
+    pub size: u64,
+    /// Logical block size in bytes, 512 or 4096. Used at creation; at assembly the labels know.
+    pub block_size: u32,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+}
+
+/// How long things may take before the nexus gives up on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// An operation that keeps answering "try again" faults its child after this (spec section 5).
+    pub io: Duration,
+    /// A request that waits for a commit is answered with `EIO` after this (spec F6).
+    pub commit: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            io: Duration::from_secs(10),
+            commit: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A replica that may become a child, or a note that it could not be brought.
+#[derive(Debug)]
+pub struct Candidate<D> {
+    /// The pool that the configuration places it in.
+    pub pool: PoolName,
+    /// That pool's id, from its marker; none when the pool can't be opened.
+    pub pool_id: Option<PoolId>,
+    /// The replica's id: the name of its file. None when nobody knows.
+    pub replica: Option<ReplicaId>,
+    /// Whether it is lost on stop. Such a replica never counts as the last copy, and is `Blank` at assembly.
+    pub volatile: bool,
+    /// Whether it is here.
+    pub presence: Presence<D>,
+}
+
+/// Whether a candidate is here.
+#[derive(Debug)]
+pub enum Presence<D> {
+    /// Open and locked (spec A1).
+    Present(D),
+    /// Not here, for this reason: "pool `fast` is offline", "locked by process 4711", ...
+    Absent(String),
+}

@@ -1,0 +1,336 @@
+//! The nexus itself: its state, its face as a block device, and who may send requests when.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::future::Future;
+use std::ops::Range;
+use std::rc::Rc;
+
+use tokio::sync::oneshot;
+
+use super::child::Child;
+use super::chunk_set::ChunkSet;
+use super::env::{NexusEnv, NexusSpec, Parts};
+use super::range_lock::RangeLock;
+use super::signal::Signal;
+use super::slots::SlotSet;
+use super::state::{ChildEvent, ChildState, FaultReason};
+use super::status::{ChildStatus, NexusStatus};
+use super::witness::WitnessRecord;
+use super::write::Work;
+use crate::io::{Alignment, BlockDevice, Clock, IoBuffer, IoError, Spawn, ZeroOptions};
+use crate::model::{VolumeId, VolumeName};
+use crate::replica::Label;
+
+/// A volume mirrored over its children. Clones are the same nexus; it belongs to one reactor.
+///
+/// Every request runs to its end even when its future is dropped: a dropped future abandons the answer, nothing else.
+pub struct Nexus<E: NexusEnv> {
+    pub(super) inner: Rc<Inner<E>>,
+}
+
+pub(super) struct Inner<E: NexusEnv> {
+    pub(super) parts: Parts<E>,
+    pub(super) spec: RefCell<NexusSpec>,
+    /// One per slot of the table.
+    pub(super) children: Vec<Child<E::Disk>>,
+    /// Candidates that are not in the table.
+    pub(super) spares: Vec<ChildStatus>,
+    pub(super) geometry: Geometry,
+    /// The newest table that was built, committed or only attempted, as the label that carries it.
+    pub(super) table: RefCell<Label>,
+    /// The committed table: what the witness holds.
+    pub(super) committed: RefCell<WitnessRecord>,
+    /// The active set of the committed table.
+    pub(super) active: Cell<SlotSet>,
+    pub(super) locks: RangeLock,
+    /// U of the specification.
+    pub(super) unresolved: RefCell<ChunkSet>,
+    pub(super) mode: Cell<Mode>,
+    /// Acknowledged writes may be gone; writes and flushes fail until the frontends re-attach (spec F2).
+    pub(super) lost_unflushed: Cell<bool>,
+    /// Requests taken in and not yet answered.
+    pub(super) running: Cell<usize>,
+    /// Whether somebody changes the table or the labels.
+    pub(super) table_busy: Cell<bool>,
+    /// Whether the task that commits faults is under way.
+    pub(super) fault_task: Cell<bool>,
+    pub(super) resolve_task: Cell<bool>,
+    /// Counts what [`Nexus::status`] would show differently.
+    pub(super) version: Cell<u64>,
+    pub(super) signal: Signal,
+}
+
+/// What does not change while a volume is assembled.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Geometry {
+    pub(super) size: u64,
+    pub(super) alignment: Alignment,
+    /// The committed table has exactly one member: no locks, no copies, no bitmaps (spec R8).
+    pub(super) is_single: bool,
+}
+
+/// What the nexus does with requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Serves them.
+    Serving,
+    /// Finishes those it has.
+    Stopping,
+    /// Serves none: stopped.
+    Stopped,
+    /// Serves none: another owner has the volume (spec E4). Final.
+    LostOwnership,
+}
+
+/// Counts a request as running until dropped.
+pub(super) struct Running<E: NexusEnv> {
+    inner: Rc<Inner<E>>,
+}
+
+impl<E: NexusEnv> Nexus<E> {
+    /// The volume's id.
+    #[must_use]
+    pub fn id(&self) -> VolumeId {
+        self.inner.spec.borrow().id
+    }
+
+    /// The volume's name.
+    #[must_use]
+    pub fn name(&self) -> VolumeName {
+        self.inner.spec.borrow().name.clone()
+    }
+
+    /// What people and the engine may know, as of now.
+    #[must_use]
+    pub fn status(&self) -> NexusStatus {
+        self.inner.status()
+    }
+
+    /// Returns the version of the status once it differs from `seen`; start with 0.
+    pub async fn changed(&self, seen: u64) -> u64 {
+        let inner = &self.inner;
+        inner.signal.until(|| inner.version.get() != seen).await;
+        inner.version.get()
+    }
+
+    /// To be called when every frontend has been re-attached: for the client that is a power loss, so writes that were
+    /// acknowledged but never flushed may be gone, and requests are served again (spec F2).
+    pub fn reattached(&self) {
+        if self.inner.lost_unflushed.replace(false) {
+            self.inner.touch();
+        }
+    }
+
+    /// Runs a request as a task of its own, so that it goes on when the caller gives up.
+    async fn run<F>(&self, request: F) -> Result<(), IoError>
+    where
+        F: Future<Output = Result<(), IoError>> + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        self.inner.parts.spawn.spawn(async move {
+            let result = request.await;
+            // The caller may have given up; then nobody wants to know.
+            let _ = answer.send(result);
+        });
+        answered.await.unwrap_or(Err(IoError::Stopped))
+    }
+
+    async fn store(&self, work: Work) -> Result<(), IoError> {
+        let running = self.inner.admit()?;
+        let inner = Rc::clone(&self.inner);
+        self.run(async move {
+            let result = inner.store(work).await;
+            drop(running);
+            result
+        })
+        .await
+    }
+}
+
+impl<E: NexusEnv> Inner<E> {
+    /// Takes a request in.
+    fn admit(self: &Rc<Self>) -> Result<Running<E>, IoError> {
+        match self.mode.get() {
+            Mode::Serving => {}
+            Mode::Stopping | Mode::Stopped => return Err(IoError::Stopped),
+            Mode::LostOwnership => return Err(IoError::EIO),
+        }
+        Ok(self.enter())
+    }
+
+    /// Counts a request, or work on behalf of one, as running.
+    pub(super) fn enter(self: &Rc<Self>) -> Running<E> {
+        self.running.set(self.running.get() + 1);
+        let inner = Rc::clone(self);
+        Running { inner }
+    }
+
+    /// Spec W1: rejects before any side effect.
+    fn check(&self, offset: u64, len: u64) -> Result<Range<u64>, IoError> {
+        let end = offset.checked_add(len).ok_or(IoError::EINVAL)?;
+        let grid = u64::from(self.geometry.alignment.offset);
+        let on_grid = offset.is_multiple_of(grid) && len.is_multiple_of(grid);
+        if len == 0 || end > self.geometry.size || !on_grid {
+            return Err(IoError::EINVAL);
+        }
+        Ok(offset..end)
+    }
+
+    /// Whether writes and flushes may go on (spec F2, E4).
+    pub(super) fn check_writable(&self) -> Result<(), IoError> {
+        let owned = self.mode.get() != Mode::LostOwnership;
+        if owned && !self.lost_unflushed.get() {
+            Ok(())
+        } else {
+            Err(IoError::EIO)
+        }
+    }
+
+    /// The members that requests go to: in the committed active set and not faulted in memory (spec R1, F1).
+    pub(super) fn usable(&self) -> SlotSet {
+        let active = self.active.get();
+        let usable = |slot: &usize| self.children[*slot].state().is_usable();
+        active.iter().filter(usable).collect()
+    }
+
+    /// Whether every member of the table is in sync, as far as memory knows.
+    pub(super) fn is_complete(&self) -> bool {
+        self.children
+            .iter()
+            .all(|child| matches!(child.state(), ChildState::InSync | ChildState::Failing(_)))
+    }
+
+    /// The only child of a single-member table.
+    pub(super) fn sole(&self) -> &Child<E::Disk> {
+        &self.children[0]
+    }
+
+    /// Notes that an operation on a child succeeded.
+    pub(super) fn succeeded(&self, slot: usize) {
+        let failing = matches!(self.children[slot].state(), ChildState::Failing(_));
+        if failing && self.children[slot].apply(ChildEvent::Succeeded) {
+            self.touch();
+        }
+    }
+
+    /// Notes that the last copy failed; it stays (spec G7, F2).
+    pub(super) fn failed_as_last(&self, slot: usize, reason: FaultReason) {
+        let changed = self.children[slot].apply(ChildEvent::FailedAsLast(reason));
+        // What the failed flush should have made durable may be gone, and no later flush would say so. A label or
+        // bitmap write flushes too.
+        let unflushed = matches!(reason, FaultReason::Flush(_) | FaultReason::Label(_));
+        let lost = unflushed && !self.lost_unflushed.replace(true);
+        if changed || lost {
+            self.touch();
+        }
+    }
+
+    /// Tells everybody that something changed.
+    pub(super) fn touch(&self) {
+        self.version.set(self.version.get() + 1);
+        self.signal.notify();
+    }
+}
+
+impl<E: NexusEnv> Drop for Running<E> {
+    fn drop(&mut self) {
+        let left = self.inner.running.get() - 1;
+        self.inner.running.set(left);
+        if left == 0 && self.inner.mode.get() != Mode::Serving {
+            self.inner.signal.notify();
+        }
+    }
+}
+
+impl<E: NexusEnv> BlockDevice for Nexus<E> {
+    fn size(&self) -> u64 {
+        self.inner.geometry.size
+    }
+
+    fn alignment(&self) -> Alignment {
+        self.inner.geometry.alignment
+    }
+
+    async fn read(&self, offset: u64, buf: &IoBuffer) -> Result<(), IoError> {
+        let range = self.inner.check(offset, buf.len() as u64)?;
+        let _running = self.inner.admit()?;
+        if self.inner.geometry.is_single {
+            return self.inner.read_single(offset, buf).await;
+        }
+        self.inner.read_mirrored(range, buf).await
+    }
+
+    async fn write(&self, offset: u64, buf: &IoBuffer, fua: bool) -> Result<(), IoError> {
+        self.inner.check(offset, buf.len() as u64)?;
+        let work = Work::Write {
+            offset,
+            data: buf.clone(),
+            fua,
+        };
+        if self.inner.geometry.is_single {
+            let _running = self.inner.admit()?;
+            return self.inner.store_single(&work).await;
+        }
+        self.store(self.inner.with_private_payload(work)).await
+    }
+
+    async fn write_zeroes(
+        &self,
+        offset: u64,
+        len: u64,
+        options: ZeroOptions,
+    ) -> Result<(), IoError> {
+        self.inner.check(offset, len)?;
+        let work = Work::Zero {
+            offset,
+            len,
+            options,
+        };
+        if self.inner.geometry.is_single {
+            let _running = self.inner.admit()?;
+            return self.inner.store_single(&work).await;
+        }
+        self.store(work).await
+    }
+
+    async fn flush(&self) -> Result<(), IoError> {
+        let running = self.inner.admit()?;
+        let inner = Rc::clone(&self.inner);
+        // A task even on the fast path: a flush that fails unseen would let the next one lie.
+        self.run(async move {
+            let result = inner.flush().await;
+            drop(running);
+            result
+        })
+        .await
+    }
+
+    async fn grow(&self, _size: u64) -> Result<(), IoError> {
+        Err(IoError::EOPNOTSUPP)
+    }
+}
+
+impl<E: NexusEnv> Clone for Nexus<E> {
+    fn clone(&self) -> Self {
+        let inner = Rc::clone(&self.inner);
+        Self { inner }
+    }
+}
+
+impl<E: NexusEnv> fmt::Debug for Nexus<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Nexus")
+            .field("name", &self.name())
+            .field("mode", &self.inner.mode.get())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Sleeps, but no longer than the nexus is in the mode `while_in`.
+pub(super) async fn nap<E: NexusEnv>(inner: &Inner<E>, duration: std::time::Duration) {
+    let sleep = inner.parts.clock.sleep(duration);
+    let mode = inner.mode.get();
+    let changed = inner.signal.until(|| inner.mode.get() != mode);
+    super::fan_out::either(sleep, changed).await;
+}

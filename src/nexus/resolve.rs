@@ -1,0 +1,190 @@
+//! Making chunks equal that may differ between members (spec R2, R3).
+
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::env::NexusEnv;
+use super::fan_out::{Failure, Operation};
+use super::mutant::Mutant;
+use super::nexus::{Inner, Mode, nap};
+use crate::io::{IoBuffer, IoError, Spawn};
+use crate::replica::BitmapKind;
+
+/// Pause between two chunks of the background task while requests are running.
+const THROTTLE: Duration = Duration::from_millis(1);
+/// Pause after a chunk that could not be made equal.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+impl<E: NexusEnv> Inner<E> {
+    /// R2: makes every chunk that `range` touches equal before the caller reads it. Goes on when the caller gives up.
+    pub(super) async fn resolve_now(self: &Rc<Self>, range: Range<u64>) -> Result<(), IoError> {
+        let (answer, answered) = oneshot::channel();
+        let running = self.enter();
+        let inner = Rc::clone(self);
+        self.parts.spawn.spawn(async move {
+            let result = inner.resolve_range(range).await;
+            drop(running);
+            // The reader may have given up; then nobody wants to know.
+            let _ = answer.send(result);
+        });
+        answered.await.unwrap_or(Err(IoError::Stopped))
+    }
+
+    async fn resolve_range(self: &Rc<Self>, range: Range<u64>) -> Result<(), IoError> {
+        loop {
+            let next = self.unresolved.borrow().first_in(&range);
+            match next {
+                Some(chunk) => self.resolve_chunk(chunk).await?,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// R3: starts the background task unless it runs or has nothing to do.
+    pub(super) fn ensure_resolving(self: &Rc<Self>) {
+        if !self.unresolved.borrow().is_empty() && !self.resolve_task.replace(true) {
+            self.parts.spawn.spawn(Rc::clone(self).resolve_all());
+        }
+    }
+
+    /// R3: everything in address order, over and over until nothing is left or the volume stops.
+    async fn resolve_all(self: Rc<Self>) {
+        let mut from = 0;
+        while self.mode.get() == Mode::Serving {
+            let rest = from..self.geometry.size;
+            let next = self.unresolved.borrow().first_in(&rest);
+            let Some(chunk) = next else {
+                if self.unresolved.borrow().is_empty() {
+                    break;
+                }
+                from = 0;
+                continue;
+            };
+            from = chunk.end;
+            if self.resolve_chunk(chunk).await.is_err() {
+                nap(&self, AFTER_FAILURE).await;
+            } else if self.running.get() > 0 {
+                nap(&self, THROTTLE).await;
+            }
+        }
+        self.resolve_task.set(false);
+        self.touch();
+    }
+
+    /// Makes one chunk equal on all members: from whichever can be read, since any of them satisfies G4 (spec A9).
+    async fn resolve_chunk(self: &Rc<Self>, chunk: Range<u64>) -> Result<(), IoError> {
+        let _lock = self.locks.exclusive(chunk.clone()).await;
+        if self.unresolved.borrow().first_in(&chunk).is_none() {
+            return Ok(());
+        }
+        if self.mode.get() == Mode::LostOwnership {
+            return Err(IoError::EIO);
+        }
+        let len = usize::try_from(chunk.end - chunk.start).expect("a chunk is 64 KiB");
+        let (source, data) = self.read_any(chunk.start, len).await?;
+        let note_missed = !self.is_complete();
+        let others = (self.usable() - source).iter();
+        let operation = |slot| {
+            (
+                slot,
+                self.equalise(slot, chunk.start, data.clone(), note_missed),
+            )
+        };
+        let mut outcome = self.fan_out(others.map(operation).collect()).await;
+        outcome.done = outcome.done | source;
+        self.settle(&outcome)?;
+        if !self.active.get().is_within(outcome.done) {
+            self.note_missed(outcome.done, chunk.clone()).await;
+        }
+        self.acknowledge(outcome.done).await?;
+        self.unresolved.borrow_mut().remove_covered(&chunk);
+        Ok(())
+    }
+
+    /// Writes the blocks that differ from `data` to one member. Bits first, as for every data write (spec W4).
+    fn equalise(
+        self: &Rc<Self>,
+        slot: usize,
+        start: u64,
+        data: IoBuffer,
+        note_missed: bool,
+    ) -> Operation {
+        let inner = Rc::clone(self);
+        Box::pin(async move {
+            if inner.parts.breaks(Mutant::ResolveWithoutWriting) {
+                return Ok(());
+            }
+            let child = &inner.children[slot];
+            let _hold = child.hold(&inner.signal);
+            let replica = child.replica().map_err(Failure::Data)?;
+            let found = inner.parts.buffers.get(data.len());
+            inner
+                .retrying(|| replica.read(start, &found))
+                .await
+                .map_err(Failure::Read)?;
+            let block = inner.geometry.alignment.offset as usize;
+            let differing = differing_runs(&data, &found, block);
+            if differing.is_empty() {
+                return Ok(());
+            }
+            let regions = replica.regions(start, data.len() as u64);
+            let label = Failure::Label;
+            let intent = replica.set_durable(BitmapKind::Intent, regions.clone());
+            intent.await.map_err(label)?;
+            if note_missed {
+                let missed = replica.set_durable(BitmapKind::Missed, regions);
+                missed.await.map_err(label)?;
+            }
+            for run in differing {
+                let part = data.slice(run.start, run.len());
+                let at = start + run.start as u64;
+                inner
+                    .retrying(|| replica.write(at, &part, false))
+                    .await
+                    .map_err(Failure::Data)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// The runs of blocks in which two buffers of one length differ, in bytes.
+fn differing_runs(a: &IoBuffer, b: &IoBuffer, block: usize) -> Vec<Range<usize>> {
+    let (a, b) = (a.to_vec(), b.to_vec());
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for start in (0..a.len()).step_by(block) {
+        let end = (start + block).min(a.len());
+        if a[start..end] == b[start..end] {
+            continue;
+        }
+        match runs.last_mut() {
+            Some(run) if run.end == start => run.end = end,
+            _ => runs.push(start..end),
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::BufferPool;
+
+    #[test]
+    fn only_blocks_that_differ_are_written_in_runs() {
+        let pool = BufferPool::default();
+        let check = |changed: &[usize], expected: &[(usize, usize)]| {
+            let (a, b) = (pool.zeroed(16 * 512), pool.zeroed(16 * 512));
+            changed.iter().for_each(|at| b.write_at(*at, &[1]));
+            let runs = differing_runs(&a, &b, 512);
+            let runs: Vec<_> = runs.into_iter().map(|r| (r.start, r.end)).collect();
+            assert_eq!(runs, expected);
+        };
+        check(&[], &[]);
+        check(&[0, 513, 16 * 512 - 1], &[(0, 1024), (15 * 512, 16 * 512)]);
+        check(&[1024], &[(1024, 1536)]);
+    }
+}

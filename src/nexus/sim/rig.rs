@@ -1,0 +1,250 @@
+//! A volume made of simulated parts.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::rc::Rc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::io::sim::{Sim, SimDisk, SimHardware, SimLayout, SimNode};
+use crate::io::{BufferPool, Clock, IoError};
+use crate::model::{NodeId, PoolId, PoolName, ReplicaId, VolumeId};
+use crate::nexus::{
+    AssemblyError, Candidate, CreateError, Mutant, Nexus, NexusEnv, NexusSpec, Parts, Presence,
+    Timeouts, Witness, WitnessError, WitnessPosition, WitnessRecord,
+};
+use crate::replica::layout::DATA_OFFSET;
+
+/// Simulated parts.
+#[derive(Debug)]
+pub(in crate::nexus) enum SimEnv {}
+
+impl NexusEnv for SimEnv {
+    type Disk = SimDisk;
+    type Clock = SimNode;
+    type Rng = SimNode;
+    type Spawn = SimNode;
+    type Witness = SimWitness;
+}
+
+/// A witness that is always durable, sometimes slow, and not there when told so. Clones are the same one.
+#[derive(Clone)]
+pub(in crate::nexus) struct SimWitness {
+    state: Rc<WitnessState>,
+}
+
+struct WitnessState {
+    sim: Sim,
+    clock: SimNode,
+    record: RefCell<Option<WitnessRecord>>,
+    down: Cell<bool>,
+    /// One answer in so many is lost although the record was written; zero for none.
+    lost_answers: Cell<u64>,
+    /// When the record last changed.
+    committed_at: Cell<u64>,
+}
+
+impl SimWitness {
+    fn new(sim: &Sim) -> Self {
+        let state = WitnessState {
+            sim: sim.clone(),
+            clock: sim.node(),
+            record: RefCell::default(),
+            down: Cell::new(false),
+            lost_answers: Cell::new(0),
+            committed_at: Cell::new(0),
+        };
+        Self {
+            state: Rc::new(state),
+        }
+    }
+
+    pub(in crate::nexus) fn set_down(&self, down: bool) {
+        self.state.down.set(down);
+    }
+
+    pub(in crate::nexus) fn set_lost_answers(&self, one_in: u64) {
+        self.state.lost_answers.set(one_in);
+    }
+
+    pub(in crate::nexus) fn record(&self) -> Option<WitnessRecord> {
+        self.state.record.borrow().clone()
+    }
+
+    /// Puts something else in, or loses it.
+    pub(in crate::nexus) fn replace(&self, record: Option<WitnessRecord>) {
+        self.state.record.replace(record);
+    }
+
+    /// The [`Sim::tick`] of the last commit.
+    pub(in crate::nexus) fn committed_at(&self) -> u64 {
+        self.state.committed_at.get()
+    }
+
+    async fn reach(&self) -> Result<(), WitnessError> {
+        let delay = Duration::from_micros(50 + self.state.sim.below(2000));
+        self.state.clock.sleep(delay).await;
+        if self.state.down.get() {
+            return Err(WitnessError::Unavailable(IoError::EIO));
+        }
+        Ok(())
+    }
+}
+
+impl Witness for SimWitness {
+    async fn load(&self) -> Result<Option<WitnessRecord>, WitnessError> {
+        self.reach().await?;
+        Ok(self.record())
+    }
+
+    async fn commit(
+        &self,
+        expected: Option<WitnessPosition>,
+        new: &WitnessRecord,
+    ) -> Result<(), WitnessError> {
+        self.reach().await?;
+        let found = self.record();
+        if found.as_ref() != Some(new) {
+            if let Some(found) = found.filter(|found| Some(found.position()) != expected) {
+                return Err(WitnessError::Conflict {
+                    epoch: found.epoch,
+                    generation: found.generation,
+                });
+            }
+            self.replace(Some(new.clone()));
+            self.state.committed_at.set(self.state.sim.tick());
+        }
+        let lost_answers = self.state.lost_answers.get();
+        if lost_answers > 0 && self.state.sim.one_in(lost_answers) {
+            return Err(WitnessError::Unavailable(IoError::EIO));
+        }
+        self.reach().await
+    }
+}
+
+/// Disks, a witness, and the ids that a pool and an engine would know.
+#[derive(Clone)]
+pub(in crate::nexus) struct Rig {
+    pub(in crate::nexus) sim: Sim,
+    pub(in crate::nexus) disks: Vec<SimHardware>,
+    pub(in crate::nexus) witness: SimWitness,
+    pub(in crate::nexus) spec: NexusSpec,
+    pub(in crate::nexus) mutant: Option<Mutant>,
+    /// Which disks lose everything when the node stops.
+    pub(in crate::nexus) volatile: Vec<bool>,
+}
+
+impl Rig {
+    pub(in crate::nexus) fn new(seed: u64, members: usize, size: u64, block: u32) -> Self {
+        let sim = Sim::new(seed);
+        let layout = SimLayout {
+            size: DATA_OFFSET + size,
+            data_offset: DATA_OFFSET,
+            block: u64::from(block),
+        };
+        let disks = (0..members).map(|_| SimHardware::new(&sim, layout));
+        Self {
+            disks: disks.collect(),
+            witness: SimWitness::new(&sim),
+            spec: NexusSpec {
+                name: "db".parse().unwrap(),
+                id: VolumeId::from_uuid(Uuid::from_u128(0xdb)),
+                size,
+                block_size: block,
+                timeouts: Timeouts::default(),
+            },
+            mutant: None,
+            volatile: vec![false; members],
+            sim,
+        }
+    }
+
+    pub(in crate::nexus) fn replica_id(index: usize) -> ReplicaId {
+        ReplicaId::from_uuid(Uuid::from_u128(0x1000 + index as u128))
+    }
+
+    pub(in crate::nexus) fn pool(index: usize) -> PoolName {
+        format!("pool{index}").parse().unwrap()
+    }
+
+    pub(in crate::nexus) fn parts(&self, node: &SimNode) -> Parts<SimEnv> {
+        Parts::new(
+            node.clone(),
+            node.clone(),
+            node.clone(),
+            self.witness.clone(),
+            BufferPool::default(),
+            NodeId::from_uuid(Uuid::from_u128(1)),
+        )
+        .with_mutant(self.mutant)
+    }
+
+    /// A candidate per disk; a closed one stands for what is not `present`.
+    pub(in crate::nexus) fn candidates(&self, present: &[bool]) -> Vec<Candidate<SimDisk>> {
+        let candidate = |index: usize| Candidate {
+            pool: Self::pool(index),
+            pool_id: Some(PoolId::from_uuid(Uuid::from_u128(0x2000 + index as u128))),
+            replica: Some(Self::replica_id(index)),
+            volatile: self.volatile[index],
+            presence: if present[index] {
+                Presence::Present(self.disks[index].open())
+            } else {
+                Presence::Absent(format!("disk {index} is unplugged"))
+            },
+        };
+        (0..self.disks.len()).map(candidate).collect()
+    }
+
+    pub(in crate::nexus) fn all(&self) -> Vec<bool> {
+        vec![true; self.disks.len()]
+    }
+
+    pub(in crate::nexus) async fn create(
+        &self,
+        node: &SimNode,
+    ) -> Result<Nexus<SimEnv>, CreateError> {
+        let candidates = self.candidates(&self.all());
+        Nexus::create(self.parts(node), self.spec.clone(), candidates).await
+    }
+
+    /// Waits for the locks (spec A1), then assembles.
+    pub(in crate::nexus) async fn assemble(
+        &self,
+        node: &SimNode,
+        present: &[bool],
+    ) -> Result<Nexus<SimEnv>, AssemblyError> {
+        for disk in &self.disks {
+            disk.quiesce().await;
+        }
+        let candidates = self.candidates(present);
+        Nexus::assemble(self.parts(node), self.spec.clone(), candidates).await
+    }
+
+    /// The active set of the committed table, as indices of disks.
+    pub(in crate::nexus) fn committed(&self) -> Vec<usize> {
+        let record = self.witness.record();
+        let members = record.map(|record| record.members).unwrap_or_default();
+        let index = |id: ReplicaId| (0..self.disks.len()).find(|i| Self::replica_id(*i) == id);
+        let in_sync = members.iter().filter(|member| member.in_sync);
+        in_sync.filter_map(|member| index(member.replica)).collect()
+    }
+
+    /// The bytes of one disk's data area that a read would return.
+    pub(in crate::nexus) fn visible(&self, index: usize, offset: u64, len: u64) -> Vec<u8> {
+        self.disks[index].visible(DATA_OFFSET + offset..DATA_OFFSET + offset + len)
+    }
+
+    /// The bytes of one disk's data area that survive a power cut for certain.
+    pub(in crate::nexus) fn durable(&self, index: usize, offset: u64, len: u64) -> Vec<u8> {
+        self.disks[index].durable(DATA_OFFSET + offset..DATA_OFFSET + offset + len)
+    }
+}
+
+impl fmt::Debug for SimWitness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SimWitness")
+            .field(&self.state.record.borrow())
+            .finish()
+    }
+}

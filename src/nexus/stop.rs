@@ -1,0 +1,77 @@
+//! Stopping a volume (spec A10).
+
+use std::rc::Rc;
+
+use super::env::NexusEnv;
+use super::fan_out::{Failure, Operation};
+use super::nexus::{Inner, Mode, Nexus};
+use super::state::ChildState;
+
+impl<E: NexusEnv> Nexus<E> {
+    /// Refuses new requests, waits for those under way, flushes, and lets go of the replicas: their files close when
+    /// the kernel is done with them. True when the stop was clean, so that the next start has nothing to resolve.
+    /// Never waits for resolving.
+    pub async fn stop(&self) -> bool {
+        let inner = Rc::clone(&self.inner);
+        if inner.mode.get() == Mode::Serving {
+            inner.mode.set(Mode::Stopping);
+            inner.touch();
+        }
+        let idle = || inner.running.get() == 0 && !inner.resolve_task.get();
+        inner.signal.until(idle).await;
+        let _lock = inner.lock_table().await;
+        let clean = inner.close().await;
+        if inner.mode.get() == Mode::Stopping {
+            inner.mode.set(Mode::Stopped);
+        }
+        for child in &inner.children {
+            child.release();
+        }
+        inner.touch();
+        clean
+    }
+}
+
+impl<E: NexusEnv> Inner<E> {
+    /// Flushes, and writes CLEAN with the generation unchanged if nothing is left to resolve. What CLEAN states is the
+    /// labels' alone; the witness's record does not change.
+    async fn close(self: &Rc<Self>) -> bool {
+        let in_sync = |slot: usize| self.children[slot].state() == ChildState::InSync;
+        let active = self.active.get();
+        let settled = self.mode.get() == Mode::Stopping
+            && !self.lost_unflushed.get()
+            && active.iter().all(in_sync);
+        let operation = |slot: usize| (slot, self.flush_child(slot));
+        let flushed = match self.mode.get() {
+            Mode::Stopping => {
+                let operations = self.usable().iter().map(operation).collect();
+                self.fan_out(operations).await.done
+            }
+            Mode::Serving | Mode::Stopped | Mode::LostOwnership => return false,
+        };
+        if !settled || !active.is_within(flushed) || !self.unresolved.borrow().is_empty() {
+            return false;
+        }
+        let mut table = self.table.borrow().clone();
+        table.flags.clean = true;
+        self.sign(&mut table);
+        let operation = |slot| (slot, self.write_label(slot, table.clone(), false));
+        let operations = active.iter().map(operation).collect();
+        active.is_within(self.fan_out(operations).await.done)
+    }
+
+    /// A flush of one child.
+    pub(super) fn flush_child(self: &Rc<Self>, slot: usize) -> Operation {
+        let inner = Rc::clone(self);
+        Box::pin(async move {
+            let child = &inner.children[slot];
+            let _hold = child.hold(&inner.signal);
+            let replica = child.replica().map_err(Failure::Flush)?;
+            let mut result = replica.flush().await;
+            if result.is_err() && inner.parts.breaks(super::mutant::Mutant::FlushRetried) {
+                result = replica.flush().await;
+            }
+            result.map_err(Failure::Flush)
+        })
+    }
+}

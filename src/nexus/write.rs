@@ -1,0 +1,339 @@
+//! Data path, hop 3 of 5: writes, zeroes and flushes: lock the range, send to every child, decide (spec section 3).
+
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::env::NexusEnv;
+use super::fan_out::{Failure, Operation, Outcome, either};
+use super::mutant::Mutant;
+use super::nexus::{Inner, Mode};
+use super::slots::SlotSet;
+use super::state::FaultReason;
+use crate::io::{BlockDevice, Clock, IoBuffer, IoError, ZeroOptions};
+use crate::replica::{BitmapKind, Replica};
+
+/// First pause before an operation that answered "try again" is tried again; doubled each time.
+const RETRY_PAUSE_MIN: Duration = Duration::from_millis(1);
+/// Longest such pause.
+const RETRY_PAUSE_MAX: Duration = Duration::from_millis(200);
+
+/// Something that changes data.
+#[derive(Clone, Debug)]
+pub(super) enum Work {
+    Write {
+        offset: u64,
+        data: IoBuffer,
+        fua: bool,
+    },
+    Zero {
+        offset: u64,
+        len: u64,
+        options: ZeroOptions,
+    },
+}
+
+impl Work {
+    pub(super) fn range(&self) -> Range<u64> {
+        match self {
+            Self::Write { offset, data, .. } => *offset..*offset + data.len() as u64,
+            Self::Zero { offset, len, .. } => *offset..*offset + *len,
+        }
+    }
+
+    async fn perform<D: BlockDevice>(&self, replica: &Replica<D>) -> Result<(), IoError> {
+        match self {
+            Self::Write { offset, data, fua } => replica.write(*offset, data, *fua).await,
+            Self::Zero {
+                offset,
+                len,
+                options,
+            } => replica.write_zeroes(*offset, *len, *options).await,
+        }
+    }
+}
+
+/// What an error says about the child that it came from (spec section 5, table).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The child is at fault.
+    Child(FaultReason),
+    /// The child's pool is full: its fault only if the others' are not.
+    Full,
+    /// The request, or we, are at fault.
+    Request,
+}
+
+impl Verdict {
+    pub(super) fn of(failure: Failure) -> Self {
+        match failure {
+            Failure::Label(error) => Self::Child(FaultReason::Label(error)),
+            Failure::Flush(error) => Self::Child(FaultReason::Flush(error)),
+            Failure::Data(IoError::Short) | Failure::Read(IoError::Short) => {
+                Self::Child(FaultReason::Truncated)
+            }
+            Failure::Read(error) if is_transient(error) => {
+                Self::Child(FaultReason::TimedOut(error))
+            }
+            Failure::Read(IoError::Os(libc::EFAULT | libc::EINVAL | libc::EOPNOTSUPP)) => {
+                Self::Request
+            }
+            Failure::Read(error) => Self::Child(FaultReason::Read(error)),
+            Failure::Data(error) if error.is_no_space() => Self::Full,
+            Failure::Data(IoError::Os(libc::EFAULT | libc::EINVAL | libc::EOPNOTSUPP)) => {
+                Self::Request
+            }
+            Failure::Data(error) if is_transient(error) => {
+                Self::Child(FaultReason::TimedOut(error))
+            }
+            Failure::Data(error) => Self::Child(FaultReason::Write(error)),
+        }
+    }
+}
+
+pub(super) const fn is_transient(error: IoError) -> bool {
+    matches!(
+        error,
+        IoError::Os(libc::EAGAIN | libc::EINTR | libc::ENOMEM)
+    )
+}
+
+impl<E: NexusEnv> Inner<E> {
+    /// Spec W2: the payload is read once from memory that the client can change; all members get the private copy.
+    pub(super) fn with_private_payload(&self, work: Work) -> Work {
+        match work {
+            Work::Write { offset, data, fua } if !self.parts.breaks(Mutant::NoPrivateCopy) => {
+                let copy = self.parts.buffers.get(data.len());
+                copy.copy_from(&data);
+                Work::Write {
+                    offset,
+                    data: copy,
+                    fua,
+                }
+            }
+            other => other,
+        }
+    }
+
+    /// A write while the committed table has exactly one member: straight to it (spec R8).
+    pub(super) async fn store_single(&self, work: &Work) -> Result<(), IoError> {
+        self.check_writable()?;
+        let child = self.sole();
+        let replica = child.replica()?;
+        let _hold = child.hold(&self.signal);
+        let result = self.retrying(|| work.perform(&replica)).await;
+        match result {
+            Ok(()) => {
+                self.succeeded(0);
+                Ok(())
+            }
+            Err(error) => Err(self.judge_single(Failure::Data(error))),
+        }
+    }
+
+    /// The answer when the only copy failed (spec F2, W8).
+    pub(super) fn judge_single(&self, failure: Failure) -> IoError {
+        match Verdict::of(failure) {
+            Verdict::Child(reason) => {
+                self.failed_as_last(0, reason);
+                IoError::EIO
+            }
+            Verdict::Full => IoError::ENOSPC,
+            Verdict::Request => IoError::EIO,
+        }
+    }
+
+    /// A write or zeroing of a mirrored volume, from W3 on.
+    pub(super) async fn store(self: Rc<Self>, work: Work) -> Result<(), IoError> {
+        let range = work.range();
+        let lock = if self.parts.breaks(Mutant::NoWriteLock) {
+            None
+        } else {
+            Some(self.locks.exclusive(range.clone()).await)
+        };
+        self.check_writable()?;
+        let result = self.store_locked(&work).await;
+        match &result {
+            Ok(()) => self.unresolved.borrow_mut().remove_covered(&range),
+            Err(_) => self.mark_unresolved(range),
+        }
+        drop(lock);
+        result
+    }
+
+    /// Spec W8: after a failed write, members may differ.
+    fn mark_unresolved(self: &Rc<Self>, range: Range<u64>) {
+        if self.active.get().len() >= 2 && !self.parts.breaks(Mutant::FailedWriteForgotten) {
+            self.unresolved.borrow_mut().insert(range);
+            self.ensure_resolving();
+        }
+    }
+
+    async fn store_locked(self: &Rc<Self>, work: &Work) -> Result<(), IoError> {
+        let range = work.range();
+        let note_missed = !self.is_complete();
+        let operation = |slot| (slot, self.store_on(slot, work.clone(), note_missed));
+        let operations = self.usable().iter().map(operation).collect();
+        let outcome = self.fan_out(operations).await;
+        self.settle(&outcome)?;
+        // W7: this write may have been admitted before the fault, after F4 took its snapshot.
+        if !self.active.get().is_within(outcome.done) {
+            self.note_missed(outcome.done, range).await;
+        }
+        self.acknowledge(outcome.done).await
+    }
+
+    /// W4 and W5 on one member: bits durable, then data.
+    fn store_on(self: &Rc<Self>, slot: usize, work: Work, note_missed: bool) -> Operation {
+        let inner = Rc::clone(self);
+        Box::pin(async move {
+            let child = &inner.children[slot];
+            let _hold = child.hold(&inner.signal);
+            let replica = child.replica().map_err(Failure::Data)?;
+            let range = work.range();
+            let regions = replica.regions(range.start, range.end - range.start);
+            replica
+                .set_durable(BitmapKind::Intent, regions.clone())
+                .await
+                .map_err(Failure::Label)?;
+            if note_missed {
+                replica
+                    .set_durable(BitmapKind::Missed, regions)
+                    .await
+                    .map_err(Failure::Label)?;
+            }
+            inner
+                .retrying(|| work.perform(&replica))
+                .await
+                .map_err(Failure::Data)
+        })
+    }
+
+    /// Tries again while the answer is "try again", up to the I/O timeout (spec section 5, table).
+    pub(super) async fn retrying<F>(&self, mut attempt: impl FnMut() -> F) -> Result<(), IoError>
+    where
+        F: Future<Output = Result<(), IoError>>,
+    {
+        let mut pause = RETRY_PAUSE_MIN;
+        let mut waited = Duration::ZERO;
+        loop {
+            let result = attempt().await;
+            let again = result.is_err_and(is_transient);
+            if !again || waited >= self.spec.borrow().timeouts.io {
+                return result;
+            }
+            self.parts.clock.sleep(pause).await;
+            waited += pause;
+            pause = (pause * 2).min(RETRY_PAUSE_MAX);
+        }
+    }
+
+    /// Faults the members that failed, unless all did (spec W8).
+    ///
+    /// # Errors
+    /// What to answer when no member that is still in use has the write, or when the request itself is bad.
+    pub(super) fn settle(self: &Rc<Self>, outcome: &Outcome) -> Result<(), IoError> {
+        let usable = self.usable();
+        for slot in (usable & outcome.done).iter() {
+            self.succeeded(slot);
+        }
+        if (usable & outcome.done).is_empty() {
+            let verdict = |(slot, failure)| (slot, Verdict::of(failure));
+            let mut verdicts = outcome.failures(usable).map(verdict);
+            if usable.len() == 1
+                && let Some((slot, Verdict::Child(reason))) = verdicts.next()
+            {
+                self.failed_as_last(slot, reason);
+                return Err(IoError::EIO);
+            }
+            let mut failures = outcome.failures(usable);
+            let full = failures.all(|(_, failure)| Verdict::of(failure) == Verdict::Full);
+            return Err(if full { IoError::ENOSPC } else { IoError::EIO });
+        }
+        let mut answer = Ok(());
+        for (slot, failure) in outcome.failures(usable) {
+            match Verdict::of(failure) {
+                Verdict::Child(reason) => self.fault(slot, reason),
+                Verdict::Full => self.fault(slot, FaultReason::NoSpace),
+                Verdict::Request => answer = Err(IoError::EIO),
+            }
+        }
+        answer
+    }
+
+    /// W7: makes it durable on the survivors that somebody lacks this range.
+    pub(super) async fn note_missed(self: &Rc<Self>, survivors: SlotSet, range: Range<u64>) {
+        let operation = |slot: usize| {
+            let (inner, range) = (Rc::clone(self), range.clone());
+            let operation: Operation = Box::pin(async move {
+                let child = &inner.children[slot];
+                let _hold = child.hold(&inner.signal);
+                let replica = child.replica().map_err(Failure::Label)?;
+                let regions = replica.regions(range.start, range.end - range.start);
+                replica
+                    .set_durable(BitmapKind::Missed, regions)
+                    .await
+                    .map_err(Failure::Label)
+            });
+            (slot, operation)
+        };
+        let targets = survivors & self.usable();
+        let outcome = self.fan_out(targets.iter().map(operation).collect()).await;
+        for (slot, failure) in outcome.failures(self.usable()) {
+            if let Verdict::Child(reason) = Verdict::of(failure) {
+                self.fault(slot, reason);
+            }
+        }
+    }
+
+    /// W6: waits until every member of the *committed* active set is among those that have `done` it. Members that
+    /// are not must first leave by a commit (spec F7).
+    ///
+    /// # Errors
+    /// `EIO` when that can't or does not happen in time; never an acknowledgement.
+    pub(super) async fn acknowledge(&self, done: SlotSet) -> Result<(), IoError> {
+        if self.active.get().is_within(done) || self.parts.breaks(Mutant::AckBeforeCommit) {
+            return Ok(());
+        }
+        if self.parts.breaks(Mutant::AckAgainstRam) && self.usable().is_within(done) {
+            return Ok(());
+        }
+        // A member that stays in use although it lacks the write will never leave.
+        let hopeless = || {
+            !(self.usable() - done).is_empty()
+                || matches!(self.mode.get(), Mode::LostOwnership | Mode::Stopped)
+        };
+        let settled = self
+            .signal
+            .until(|| self.active.get().is_within(done) || hopeless());
+        let timeout = self.spec.borrow().timeouts.commit;
+        either(self.parts.clock.sleep(timeout), settled).await;
+        if self.active.get().is_within(done) && self.mode.get() != Mode::LostOwnership {
+            Ok(())
+        } else {
+            Err(IoError::EIO)
+        }
+    }
+
+    /// Spec W10: OK only when every member of the committed active set has flushed.
+    pub(super) async fn flush(self: Rc<Self>) -> Result<(), IoError> {
+        self.check_writable()?;
+        if self.parts.breaks(Mutant::FlushNoop) {
+            return Ok(());
+        }
+        let operation = |slot| (slot, self.flush_child(slot));
+        let operations = self.usable().iter().map(operation).collect();
+        let outcome = self.fan_out(operations).await;
+        // Even when all fail: each of them may have lost something else.
+        for (slot, failure) in outcome.failures(self.usable()) {
+            if let Verdict::Child(reason) = Verdict::of(failure) {
+                self.fault(slot, reason);
+            }
+        }
+        self.check_writable()?;
+        if (self.usable() & outcome.done).is_empty() {
+            return Err(IoError::EIO);
+        }
+        self.acknowledge(outcome.done).await
+    }
+}
