@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use crate::io::slots::{self, Newest, SLOT_SIZE, Slot, SlotPair};
 use crate::io::{BlockDevice, BufferPool, IoError};
-use crate::model::{ReplicaId, VolumeId};
+use crate::model::{GenerationId, ReplicaId, VolumeId};
 use crate::nexus::{Witness, WitnessError, WitnessMember, WitnessPosition, WitnessRecord};
 
 /// Where the two slots are.
@@ -156,7 +156,7 @@ fn encode(record: &WitnessRecord, slot: &mut Slot) {
     put(24, record.volume.uuid().as_bytes());
     put(40, &record.epoch.to_le_bytes());
     put(48, &record.generation.to_le_bytes());
-    put(56, record.generation_id.as_bytes());
+    put(56, record.generation_id.uuid().as_bytes());
     let small = |len: usize| u16::try_from(len).expect("at most 64").to_le_bytes();
     put(72, &small(record.members.len()));
     let name = record.name.as_str().as_bytes();
@@ -196,7 +196,7 @@ fn decode(slot: &Slot) -> Result<WitnessRecord, WitnessError> {
         name: name.ok_or_else(|| damaged("its name is not a volume's"))?,
         epoch: number(slot, 40, 8),
         generation: number(slot, 48, 8),
-        generation_id: uuid(slot, 56),
+        generation_id: GenerationId::from_uuid(uuid(slot, 56)),
         members: members.collect(),
     })
 }
@@ -239,7 +239,7 @@ mod tests {
             name: "db".parse().unwrap(),
             epoch: 3,
             generation,
-            generation_id: Uuid::from_u128(u128::from(generation) << 64),
+            generation_id: GenerationId::from_uuid(Uuid::from_u128(u128::from(generation) << 64)),
             members: vec![WitnessMember {
                 replica: ReplicaId::from_uuid(Uuid::from_u128(9)),
                 in_sync: true,
