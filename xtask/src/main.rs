@@ -12,6 +12,7 @@
 
 mod blocks;
 mod check;
+mod daemon;
 mod guest;
 mod packages;
 mod shell;

@@ -56,6 +56,12 @@ pub(crate) fn capture(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// Sends a signal to a process that this task started.
+pub(crate) fn signal(name: &str, pid: u32) -> Result<()> {
+    capture(command("sh").args(["-c", &format!("kill -{name} {pid}")]))?;
+    Ok(())
+}
+
 /// The command as a person would type it.
 pub(crate) fn line(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
@@ -90,7 +96,12 @@ pub(crate) struct TempDir(PathBuf);
 
 impl TempDir {
     pub(crate) fn new(name: &str) -> Result<TempDir> {
-        let path = temp_path(name);
+        TempDir::below(&std::env::temp_dir(), name)
+    }
+
+    /// One in a folder of the caller's choice.
+    pub(crate) fn below(parent: &Path, name: &str) -> Result<TempDir> {
+        let path = parent.join(temp_path(name).file_name().unwrap_or_default());
         std::fs::create_dir_all(&path)
             .with_context(|| format!("cannot create {}", path.display()))?;
         Ok(TempDir(path))

@@ -9,6 +9,8 @@ mod initramfs;
 mod kernel;
 mod qemu;
 mod ublk;
+mod ublk_ram;
+mod vhost;
 
 use std::fs;
 use std::path::PathBuf;
@@ -126,19 +128,21 @@ pub(crate) fn test_script(name: &str) -> Result<(String, String)> {
 pub(crate) fn run(args: &[String]) -> Result<()> {
     let (test, rest) = args
         .split_first()
-        .context("which test? one of: boot, ublk")?;
+        .context("which test? one of: boot, vhost, ublk, ublk-ram")?;
     let choice = Choice::parse(rest)?;
     let mut total = Outcome::default();
     for kernel in kernels(choice.kernel.as_deref())? {
         for machine in [Machine::Microvm, Machine::Q35] {
-            // The machine makes no difference to ublk, which needs no device of it.
-            let matters = test != "ublk" || machine == Machine::Microvm;
+            // The machine makes no difference to ublk, which needs no device of it but a plain disk.
+            let matters = !test.starts_with("ublk") || machine == Machine::Microvm;
             if !choice.machine.map_or(matters, |only| only == machine) {
                 continue;
             }
             let outcome = match test.as_str() {
                 "boot" => boot(&kernel, machine)?,
+                "vhost" => vhost::run(&kernel, machine)?,
                 "ublk" => ublk::run(&kernel, machine)?,
+                "ublk-ram" => ublk_ram::run(&kernel, machine)?,
                 other => bail!("there is no guest test {other:?}"),
             };
             total.passed += outcome.passed;
@@ -176,30 +180,15 @@ impl Choice {
 
 /// The harness itself: modules load, tools run, blocks of a plain virtio disk verify.
 fn boot(kernel: &Kernel, machine: Machine) -> Result<Outcome> {
-    let disk = shell::TempDir::new("disk")?;
+    let disk = shell::TempDir::below(&shell::root().join("target"), "disk")?;
     let image = disk.path().join("disk.img");
     fs::File::create(&image)?.set_len(512 << 20)?;
-    let device = match machine {
-        Machine::Microvm => "virtio-blk-device",
-        Machine::Q35 => "virtio-blk-pci",
-    };
-    let drive = format!(
-        "file={},format=raw,if=none,id=d0,discard=unmap,cache=none",
-        image.display()
-    );
     let guest = Guest {
         kernel,
         machine,
         cpus: 2,
         memory_mib: 768,
-        devices: [
-            "-drive",
-            &drive,
-            "-device",
-            &format!("{device},drive=d0,num-queues=2"),
-        ]
-        .map(str::to_owned)
-        .into(),
+        devices: ublk::plain_disk(&image, machine),
         contents: Contents {
             programs: vec![own_program()?],
             files: vec![test_script("boot.sh")?],
