@@ -1,3 +1,4 @@
-//! Integration tests.
+//! Integration tests: one binary, one link.
 
 mod check;
+mod fuzz_corpora;

@@ -13,6 +13,7 @@
 mod blocks;
 mod check;
 mod daemon;
+mod fuzz;
 mod guest;
 mod packages;
 mod shell;
@@ -23,6 +24,7 @@ use anyhow::{Result, bail};
 const USAGE: &str = "usage: cargo xtask <task>
 
   check     formatting, clippy, fast tests, tidy, docs: what guards main, in under 2 minutes
+  fuzz      libFuzzer on the parsers of outside bytes
   guest     tests inside QEMU guests
   tidy      the rules of the tree that rustc and clippy do not know
 ";
@@ -43,6 +45,7 @@ fn dispatch(args: &[String]) -> Result<()> {
     match task.as_str() {
         "blocks" => blocks::run(rest),
         "check" => check::run(rest),
+        "fuzz" => fuzz::run(rest),
         "guest" => guest::run(rest),
         "tidy" => tidy::run(rest),
         "help" | "--help" | "-h" => {

@@ -48,6 +48,9 @@ pub(crate) const GUEST: &[Package] = &[
     program("util-linux", "blkdiscard"),
 ];
 
+/// To build fuzz targets: libFuzzer itself is C++.
+pub(crate) const FUZZ: &[Package] = &[program("g++", "g++")];
+
 impl Package {
     fn is_installed(&self) -> bool {
         match self.probe {
