@@ -42,3 +42,13 @@ pub(crate) fn label(data: &[u8]) {
         );
     }
 }
+
+/// Messages of a vhost-user front end.
+pub(crate) fn vhost_messages(data: &[u8]) {
+    volund::frontend::vhost_user::fuzz::messages(data);
+}
+
+/// Descriptor chains of a guest.
+pub(crate) fn vhost_chains(data: &[u8]) {
+    volund::frontend::vhost_user::fuzz::chains(data);
+}

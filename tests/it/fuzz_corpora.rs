@@ -29,3 +29,13 @@ fn config_corpus_gives_no_panic() {
 fn label_corpus_gives_no_panic() {
     replay("label", targets::label);
 }
+
+#[test]
+fn vhost_messages_corpus_gives_no_panic() {
+    replay("vhost_messages", targets::vhost_messages);
+}
+
+#[test]
+fn vhost_chains_corpus_gives_no_panic() {
+    replay("vhost_chains", targets::vhost_chains);
+}
