@@ -5,6 +5,7 @@ log=/tmp/ram.log
 
 # start NAME COUNT STATE
 start() {
+    rm -f $log
     ublk_ram "$3" "$2" 512 >$log 2>&1 &
     ram=$!
     check "$1" wait_for 60 grep -q ready $log
