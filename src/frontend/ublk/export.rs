@@ -7,6 +7,7 @@
 //! Between the two steps the caller records (device number, volume) durably, so that a daemon that comes after a crash
 //! knows which devices to clean up with [`UblkControl::delete_leftover`].
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -88,6 +89,18 @@ impl UblkControl {
         };
         let added = self.add(spec).await?;
         Ok(PendingExport { added, params })
+    }
+}
+
+impl UblkControl {
+    /// Who on this host uses which of these devices, in words; those that nobody uses are absent. Takes one look at
+    /// every process, on the control thread, so ask for all devices at once.
+    ///
+    /// # Errors
+    /// When the look takes too long.
+    pub async fn users(&self, ids: Vec<u32>) -> Result<BTreeMap<u32, String>, UblkError> {
+        let look = move || Ok(Observer::default().users(ids));
+        self.call("look for users", USAGE_DEADLINE, look).await
     }
 }
 
@@ -175,16 +188,14 @@ impl UblkExport {
         }
     }
 
-    /// Who on this host uses the device, in words; none when nobody does. Takes a look at every process, on the
-    /// control thread.
+    /// Who on this host uses the device, in words; none when nobody does. See [`UblkControl::users`].
     ///
     /// # Errors
     /// When the look takes too long.
     pub async fn user(&self) -> Result<Option<String>, UblkError> {
         let id = self.device.id();
-        let look = move || Ok(Observer::default().user_of(id));
-        let control = self.device.control();
-        control.call("look for users", USAGE_DEADLINE, look).await
+        let users = self.device.control().users(vec![id]).await?;
+        Ok(users.into_values().next())
     }
 
     /// Stops and deletes the device, whoever has it open: they get errors from then on. Ask [`UblkExport::user`] first

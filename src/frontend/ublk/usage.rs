@@ -5,13 +5,22 @@
 //! What it can't see: kernel targets that were given the device directly (nvmet, LIO), and, without root, other
 //! users' processes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Where to look. Another root than `/` serves the tests.
 pub(super) struct Observer {
     root: PathBuf,
+}
+
+/// One look around for some devices; what was found so far.
+struct Look {
+    /// Those whose user is not known yet.
+    ids: BTreeSet<u32>,
+    /// Their device numbers, as `mountinfo` and sysfs write them.
+    numbers: BTreeMap<String, u32>,
+    users: BTreeMap<u32, String>,
 }
 
 impl Default for Observer {
@@ -21,109 +30,127 @@ impl Default for Observer {
 }
 
 impl Observer {
-    /// Who uses `/dev/ublkb<id>` or one of its partitions, in words; none when nobody does. Blocks for as long as it
-    /// takes to look at every process.
-    pub(super) fn user_of(&self, id: u32) -> Option<String> {
-        self.stacked(id)
-            .or_else(|| self.swap(id))
-            .or_else(|| self.loop_device(id))
-            .or_else(|| self.process(id))
+    /// Who uses `/dev/ublkb<id>` or one of its partitions, in words, for those of `ids` that somebody uses. Blocks for
+    /// as long as it takes to look at every process, once for all of them.
+    pub(super) fn users(&self, ids: impl IntoIterator<Item = u32>) -> BTreeMap<u32, String> {
+        let ids: BTreeSet<u32> = ids.into_iter().collect();
+        let number = |id: &u32| {
+            let path = self.root.join(format!("sys/block/ublkb{id}/dev"));
+            let number = fs::read_to_string(path).ok()?;
+            Some((number.trim_end().to_owned(), *id))
+        };
+        let mut look = Look {
+            numbers: ids.iter().filter_map(number).collect(),
+            ids,
+            users: BTreeMap::new(),
+        };
+        look.at_block_devices(&self.root.join("sys/block"));
+        look.at_swap(&self.root.join("proc/swaps"));
+        look.at_processes(&self.root.join("proc"));
+        look.users
+    }
+}
+
+impl Look {
+    fn found(&mut self, id: u32, user: impl FnOnce() -> String) {
+        if self.ids.remove(&id) {
+            self.users.insert(id, user());
+        }
     }
 
-    fn path(&self, relative: &str) -> PathBuf {
-        self.root.join(relative)
+    /// Device mapper, md, bcache and so on, and loop devices.
+    fn at_block_devices(&mut self, block: &Path) {
+        for id in self.ids.clone() {
+            let device = block.join(format!("ublkb{id}"));
+            let partitions = names(&device)
+                .filter(|name| node_id(name) == Some(id))
+                .map(|name| device.join(name));
+            let holder = std::iter::once(device.clone())
+                .chain(partitions)
+                .find_map(|device| names(&device.join("holders")).next());
+            if let Some(holder) = holder {
+                self.found(id, || format!("the block device \"{holder}\" is on it"));
+            }
+        }
+        for name in names(block).filter(|name| name.starts_with("loop")) {
+            let backing = fs::read_to_string(block.join(&name).join("loop/backing_file"));
+            if let Some(id) = node_id(backing.unwrap_or_default().trim_end()) {
+                self.found(id, || format!("\"/dev/{name}\" is on it"));
+            }
+        }
     }
 
-    /// Device mapper, md, bcache and so on.
-    fn stacked(&self, id: u32) -> Option<String> {
-        let block = self.path(&format!("sys/block/ublkb{id}"));
-        let partitions = names(&block)
-            .filter(|name| name.starts_with("ublkb"))
-            .map(|name| block.join(name));
-        std::iter::once(block.clone())
-            .chain(partitions)
-            .find_map(|device| names(&device.join("holders")).next())
-            .map(|holder| format!("the block device \"{holder}\" is on it"))
-    }
-
-    fn swap(&self, id: u32) -> Option<String> {
-        let swaps = fs::read_to_string(self.path("proc/swaps")).unwrap_or_default();
-        let used = |line: &str| line.split(' ').next().is_some_and(|path| is_node(path, id));
-        let swaps = swaps.lines().any(used);
-        swaps.then(|| "the host swaps to it".into())
-    }
-
-    fn loop_device(&self, id: u32) -> Option<String> {
-        let block = self.path("sys/block");
-        names(&block)
-            .filter(|name| name.starts_with("loop"))
-            .find(|name| {
-                let backing = fs::read_to_string(block.join(name).join("loop/backing_file"));
-                backing.is_ok_and(|path| is_node(path.trim_end(), id))
-            })
-            .map(|name| format!("\"/dev/{name}\" is on it"))
+    fn at_swap(&mut self, swaps: &Path) {
+        for line in fs::read_to_string(swaps).unwrap_or_default().lines() {
+            if let Some(id) = line.split(' ').next().and_then(node_id) {
+                self.found(id, || "the host swaps to it".into());
+            }
+        }
     }
 
     /// Mounts and open files; one walk over the processes for both.
-    fn process(&self, id: u32) -> Option<String> {
-        let device = fs::read_to_string(self.path(&format!("sys/block/ublkb{id}/dev")));
-        let device = device.unwrap_or_default();
-        let proc = self.path("proc");
+    fn at_processes(&mut self, proc: &Path) {
         let mut namespaces = BTreeSet::new();
-        names(&proc)
-            .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
-            .find_map(|pid| {
-                let process = proc.join(&pid);
-                let namespace = fs::read_link(process.join("ns/mnt")).unwrap_or_default();
-                let new = namespaces.insert(namespace);
-                let mounted = new.then(|| mount_of(&process, id, device.trim_end()));
-                mounted.flatten().or_else(|| open_file_of(&process, id))
-            })
+        for name in names(proc).filter(|name| name.bytes().all(|b| b.is_ascii_digit())) {
+            if self.ids.is_empty() {
+                return;
+            }
+            let process = proc.join(name);
+            let namespace = fs::read_link(process.join("ns/mnt")).unwrap_or_default();
+            if namespaces.insert(namespace) {
+                self.at_mounts(&process);
+            }
+            self.at_open_files(&process);
+        }
+    }
+
+    /// The mounts of a process's namespace (`proc_pid_mountinfo(5)`): field 3 is the device number, field 5 the place,
+    /// and the source is the second one behind the lone dash.
+    fn at_mounts(&mut self, process: &Path) {
+        let mounts = fs::read_to_string(process.join("mountinfo")).unwrap_or_default();
+        for line in mounts.lines() {
+            let mut fields = line.split(' ');
+            let (Some(number), Some(place)) = (fields.nth(2), fields.nth(1)) else {
+                continue;
+            };
+            let by_number = self.numbers.get(number).copied();
+            let mut source = fields.skip_while(|field| *field != "-").skip(2);
+            if let Some(id) = by_number.or_else(|| source.next().and_then(node_id)) {
+                self.found(id, || format!("it is mounted at \"{place}\""));
+            }
+        }
+    }
+
+    fn at_open_files(&mut self, process: &Path) {
+        let folder = process.join("fd");
+        for file in names(&folder) {
+            let Ok(target) = fs::read_link(folder.join(file)) else {
+                continue;
+            };
+            if let Some(id) = target.to_str().and_then(node_id) {
+                self.found(id, || {
+                    let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
+                    let pid = process.file_name().unwrap_or_default();
+                    format!(
+                        "process {} ({}) has it open",
+                        pid.display(),
+                        name.trim_end()
+                    )
+                });
+            }
+        }
     }
 }
 
-/// Where the process's mount namespace has the device mounted (`proc_pid_mountinfo(5)`): field 3 is the device number,
-/// field 5 the place, and the source is the second one behind the lone dash.
-fn mount_of(process: &Path, id: u32, device: &str) -> Option<String> {
-    let mounts = fs::read_to_string(process.join("mountinfo")).ok()?;
-    mounts.lines().find_map(|line| {
-        let mut fields = line.split(' ');
-        let number = fields.nth(2)?;
-        let place = fields.nth(1)?;
-        let source = fields.skip_while(|field| *field != "-").nth(2);
-        let used = (number == device && !device.is_empty())
-            || source.is_some_and(|source| is_node(source, id));
-        used.then(|| format!("it is mounted at \"{place}\""))
-    })
-}
-
-fn open_file_of(process: &Path, id: u32) -> Option<String> {
-    let folder = process.join("fd");
-    let is_open = |name: String| {
-        fs::read_link(folder.join(name))
-            .is_ok_and(|target| target.to_str().is_some_and(|target| is_node(target, id)))
-    };
-    names(&folder).any(is_open).then(|| {
-        let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
-        let pid = process.file_name().unwrap_or_default();
-        format!(
-            "process {} ({}) has it open",
-            pid.display(),
-            name.trim_end()
-        )
-    })
-}
-
-/// Whether the path is that of the device's node, or of one of its partitions' (`/dev/ublkb3p1`). The folder may be
-/// another one in a container.
-fn is_node(path: &str, id: u32) -> bool {
+/// The number in the name of a device's node, or of one of its partitions' (`/dev/ublkb3p1`). The folder may be another
+/// one in a container.
+fn node_id(path: &str) -> Option<u32> {
     let path = path.strip_suffix(" (deleted)").unwrap_or(path);
     let name = path.rsplit('/').next().unwrap_or_default();
-    let Some(rest) = name.strip_prefix(&format!("ublkb{id}")) else {
-        return false;
-    };
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    rest.is_empty() || rest.strip_prefix('p').is_some_and(is_number)
+    let numbers = name.strip_prefix("ublkb")?;
+    let (id, partition) = numbers.split_once('p').unwrap_or((numbers, "1"));
+    partition.parse::<u32>().ok()?;
+    id.parse().ok()
 }
 
 /// Names in a folder; none when it can't be read.
@@ -168,7 +195,9 @@ mod tests {
             let observer = Observer {
                 root: self.0.path().into(),
             };
-            assert_eq!(observer.user_of(1).as_deref(), expected);
+            let users = observer.users([1, 3]);
+            assert_eq!(users.get(&1).map(String::as_str), expected);
+            assert_eq!(users.len(), usize::from(expected.is_some()));
         }
     }
 
@@ -204,12 +233,25 @@ mod tests {
     }
 
     #[test]
+    fn one_look_serves_many_devices() {
+        let root = Root::new();
+        root.link("proc/9/fd/1", "/dev/ublkb3");
+        root.link("proc/9/fd/2", "/dev/ublkb5");
+        root.link("proc/9/fd/3", "/dev/ublkb7");
+        let observer = Observer {
+            root: root.0.path().into(),
+        };
+        let users = observer.users([1, 3, 5]);
+        assert_eq!(users.into_keys().collect::<Vec<_>>(), [3, 5]);
+    }
+
+    #[test]
     fn swap_stacked_and_loop_devices_are_uses() {
         let root = Root::new();
-        root.file("sys/block/loop0/loop/backing_file", "/dev/ublkb1\n");
-        root.check(Some("\"/dev/loop0\" is on it"));
         root.file("proc/swaps", "Filename\n/dev/ublkb1p3 partition 1 0 -2\n");
         root.check(Some("the host swaps to it"));
+        root.file("sys/block/loop0/loop/backing_file", "/dev/ublkb1\n");
+        root.check(Some("\"/dev/loop0\" is on it"));
         root.link("sys/block/ublkb1/ublkb1p1/holders/dm-0", "../dm-0");
         root.check(Some("the block device \"dm-0\" is on it"));
     }
