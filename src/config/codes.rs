@@ -316,6 +316,14 @@ pub static ALL: &[Explanation] = &[
         "Change it back, or make a new volume with those replicas and copy the data.",
     ),
     code(
+        "E0306",
+        "a volume can't grow yet",
+        "The files give an existing volume a larger `size`. This release does not grow volumes, so the old size stays in \
+         force.",
+        "-size = \"10GiB\"\n+size = \"20GiB\"",
+        "Change it back, or make a new, larger volume and copy the data.",
+    ),
+    code(
         "W0003",
         "the syntax is TOML 1.1",
         "Inline tables over several lines or with a trailing comma, and the escapes \\e and \\x, are TOML 1.1. volund \

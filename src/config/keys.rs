@@ -222,7 +222,7 @@ const QUARANTINE_FOR: Key = key("quarantine_for", Kind::Duration)
 static VOLUME: &[Key] = &[
     key("size", Kind::Size { min: SIZE_UNIT, unit: SIZE_UNIT })
         .default("required")
-        .change("shrinking is refused")
+        .change("refused in this release; shrinking always")
         .meaning("Size, a multiple of 4KiB.")
         .sample("\"20GiB\""),
     key("pool", Kind::Name(Object::Pool))
