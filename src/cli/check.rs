@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::args::{Color, Format, Global};
 use super::{EXIT_FAILURE, EXIT_OK, Outcome};
+use crate::config::diagnostic::FINDINGS_MAX;
 use crate::config::{self, Level, Loaded, render};
 
 /// Arguments of `volund check`.
@@ -85,8 +86,8 @@ fn count(loaded: &Loaded, level: Level) -> usize {
 fn summary(loaded: &Loaded) -> String {
     let mut text = format!(
         "{}, {} in {}",
-        plural(count(loaded, Level::Error), "error"),
-        plural(count(loaded, Level::Warning), "warning"),
+        counted(loaded, Level::Error),
+        counted(loaded, Level::Warning),
         plural(loaded.files.len(), "file"),
     );
     if let Ok((state, _)) = &loaded.result {
@@ -102,6 +103,17 @@ fn summary(loaded: &Loaded) -> String {
 fn plural(count: usize, noun: &str) -> String {
     let ending = if count == 1 { "" } else { "s" };
     format!("{count} {noun}{ending}")
+}
+
+/// The findings of one level, which are not all counted when there are very many.
+fn counted(loaded: &Loaded, level: Level) -> String {
+    let count = count(loaded, level);
+    let least = if count == FINDINGS_MAX {
+        "at least "
+    } else {
+        ""
+    };
+    format!("{least}{}", plural(count, level.word()))
 }
 
 fn as_json(loaded: &Loaded) -> String {

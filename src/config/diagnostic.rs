@@ -150,24 +150,36 @@ impl Diagnostic {
     }
 }
 
+/// Most errors, and most warnings, that are kept of one run: a wrong file must not take the daemon's memory.
+pub const FINDINGS_MAX: usize = 1000;
+
 /// What a run of the passes has found so far.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     list: Vec<Diagnostic>,
+    errors: usize,
+    warnings: usize,
     incomplete: bool,
 }
 
 impl Findings {
-    /// Adds a finding.
+    /// Adds a finding, unless there are too many of its level already.
     pub(crate) fn push(&mut self, finding: Diagnostic) {
-        self.list.push(finding);
+        let count = match finding.level {
+            Level::Error => &mut self.errors,
+            Level::Warning => &mut self.warnings,
+        };
+        if *count < FINDINGS_MAX {
+            *count += 1;
+            self.list.push(finding);
+        }
     }
 
     /// Adds a finding that something is *not* there. When a file could not be read to its end, the thing may well be
     /// in the part that was lost, so such findings would only distract.
     pub(crate) fn push_absence(&mut self, finding: Diagnostic) {
         if !self.incomplete {
-            self.list.push(finding);
+            self.push(finding);
         }
     }
 
@@ -183,7 +195,7 @@ impl Findings {
 
     /// Whether an error was found.
     pub(crate) fn has_errors(&self) -> bool {
-        self.list.iter().any(|found| found.level == Level::Error)
+        self.errors > 0
     }
 
     /// All findings in the order of the files.

@@ -161,12 +161,13 @@ fn excerpt<'a>(files: &'a [SourceFile], marks: &[Mark<'a>]) -> Option<Element<'a
     ))
 }
 
-/// Findings as a JSON array; `check --output json` puts it into an object.
+/// The first findings as a JSON array; `check --output json` puts it into an object with their full number.
 #[must_use]
 pub fn json(files: &[SourceFile], findings: &[Diagnostic]) -> Value {
     Value::Array(
         findings
             .iter()
+            .take(SHOWN_MAX)
             .map(|finding| finding_json(files, finding))
             .collect(),
     )

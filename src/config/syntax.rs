@@ -29,6 +29,7 @@ pub(crate) fn parse<'t>(
         let duplicate = error.message().starts_with("duplicate key");
         if duplicate && repeated_table.is_some_and(|table| same_table(table, span.start, text)) {
             // A table that is there twice makes each of its keys one that is there twice.
+            repeated_table = Some(span.start);
             continue;
         }
         if duplicate && text[line.clone()].trim_start().starts_with('[') {
@@ -305,5 +306,19 @@ mod tests {
         check(&format!("a = {}", "[".repeat(4000)));
         check(&format!("a = {}", "{a=".repeat(1300)));
         check(&format!("a = {}", "{ a.a.a.a.a.a = \n".repeat(1300)));
+        // The deepest table that passes all limits is dropped without trouble, on a test's small stack.
+        let dots = "a.".repeat(crate::config::source::LINE_DOTS_MAX);
+        let text = format!(
+            "b = {}1{}",
+            format!("{{ {dots}a = \n").repeat(80),
+            " }".repeat(80)
+        );
+        let file = crate::config::SourceFile::new("x.toml", text.as_str());
+        assert_eq!(
+            crate::config::source::admit(0, &file).ok(),
+            Some(text.as_str())
+        );
+        let found = codes(&text);
+        assert!(found.iter().all(|code| *code == "W0003"), "{found:?}");
     }
 }
