@@ -1,7 +1,7 @@
 //! TOML text to [`DesiredState`], or to a list of everything that is wrong with it.
 //!
-//! Three passes, each of which reports all it finds, over all files, in one run: [`syntax`] (text to table), [`shape`]
-//! (known keys, right kinds of values; driven by the table in [`keys`]), [`meaning`] (what objects say about one
+//! Three passes, each of which reports all it finds, over all files, in one run: `syntax` (text to table), `shape`
+//! (known keys, right kinds of values; driven by the table in `keys`), `meaning` (what objects say about one
 //! another). Nothing here acts on the world beyond reading files: a configuration that is refused changes nothing.
 //!
 //! Start with [`load`] and [`parse`], then `keys.rs`.

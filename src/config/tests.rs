@@ -310,6 +310,34 @@ fn toml_in_the_document_is_fine() {
 }
 
 #[test]
+fn tables_may_be_spread_over_files_in_any_order() {
+    let text = std::fs::read_to_string(repository().join("configs/single-node.toml")).unwrap();
+    let (top, tables) = text.split_once("\n[").unwrap();
+    let tables: Vec<String> = tables
+        .split("\n[")
+        .map(|table| format!("[{table}\n"))
+        .collect();
+    // A volume's own sub-table has to stay with it.
+    let mut objects: Vec<String> = Vec::new();
+    for table in tables {
+        match objects.last_mut() {
+            Some(volume) if table.starts_with("[volume.db.") => volume.push_str(&table),
+            _ => objects.push(table),
+        }
+    }
+    assert!(objects.len() > 5, "{objects:?}");
+    let whole = good(&text);
+    let mut files = vec![SourceFile::new("top.toml", top)];
+    for (index, object) in objects.iter().rev().enumerate() {
+        files.push(SourceFile::new(format!("{index:02}.toml"), object.as_str()));
+    }
+    assert_eq!(
+        parse(&files, &node()).expect("the example is fine").0,
+        whole
+    );
+}
+
+#[test]
 fn the_last_good_text_parses_to_the_same_state() {
     let loaded = load_for(&repository().join("configs/two-nodes"), Some(&node()));
     let (state, _) = loaded.result.expect("the example is fine");
