@@ -1,4 +1,4 @@
-# The daemon inside this guest, its volumes as /dev/volund/<name>; its pool on a plain virtio disk.
+# The daemon inside this guest, its volumes as /dev/volund/<name>; its two pools on a plain virtio disk.
 . /lib.sh
 ip link set lo up
 mkdir -p /pool /etc/volund
@@ -18,34 +18,80 @@ show_log() {
 round() {
     filesystem ext4 /dev/volund/ext4
     filesystem xfs /dev/volund/xfs
-    check "blkdiscard" blkdiscard /dev/volund/raw
-    check "discarded blocks read as zeroes" holds_zeroes /dev/volund/raw 0 64
-    check "blocks, two jobs" xtask blocks run /dev/volund/raw --bytes 32MiB --ops 100 --seed $1 --jobs 2
-    check "write zeroes beside them" blkdiscard -z -o 32MiB -l 16MiB /dev/volund/raw
-    check "they did not touch the blocks" xtask blocks check /dev/volund/raw --bytes 32MiB --ops 100 --seed $1 --jobs 2
+    for name in raw small mirror; do
+        check "$name: blkdiscard" /usr/sbin/blkdiscard -f /dev/volund/$name
+        check "$name: discarded blocks read as zeroes" holds_zeroes /dev/volund/$name 0 64
+        check "$name: blocks, two jobs" xtask blocks run /dev/volund/$name --bytes 32MiB --ops 100 --seed $1 --jobs 2
+        check "$name: write zeroes beside them" /usr/sbin/blkdiscard -z -o 32MiB -l 16MiB /dev/volund/$name
+    done
+    kept $1
+}
+
+# kept SEED: the blocks of `round` are there.
+kept() {
+    for name in raw small mirror; do
+        check "$name: the blocks are there" xtask blocks check /dev/volund/$name --bytes 32MiB --ops 100 --seed $1 --jobs 2
+    done
 }
 
 links() {
-    test -b /dev/volund/ext4 -a -b /dev/volund/xfs -a -b /dev/volund/raw
+    for name in ext4 xfs raw small mirror; do
+        test -b /dev/volund/$name || return 1
+    done
+}
+
+# answers: every volume can be read.
+answers() {
+    for name in ext4 xfs raw small mirror; do
+        dd if=/dev/volund/$name of=/dev/null bs=4k count=1 iflag=direct || return 1
+    done
+}
+
+# without NAME: the configuration loses a table, as an editor would do it.
+without() {
+    sed "/^.volume.$1.\$/,/^\$/d" /run/node.toml >/etc/volund/node.new
+    mv /etc/volund/node.new /etc/volund/node.toml
+}
+
+# says WORD: the status does.
+says() {
+    volund status --runtime-dir /run/volund --output json | grep -q "$1"
 }
 
 check "the pool's disk" wait_for 20 test -b /dev/vda
 check "mkfs of the pool" mkfs.xfs -q -f /dev/vda
 check "mount the pool" mount -t xfs /dev/vda /pool
-mkdir -p /pool/main
 cat >/etc/volund/node.toml <<'END'
 version = 1
 [pool.main]
 path = "/pool/main"
+reserve = "64MiB"
+
+[pool.second]
+path = "/pool/second"
+reserve = "64MiB"
+
 [defaults.volume]
 pool = "main"
 export = { ublk = {} }
+
 [volume.ext4]
 size = "512MiB"
+
 [volume.xfs]
 size = "512MiB"
+
 [volume.raw]
 size = "64MiB"
+
+[volume.small]
+size = "64MiB"
+block_size = 512
+
+[volume.mirror]
+size = "64MiB"
+replicas = ["main", "second"]
+
 END
 
 start
@@ -53,6 +99,7 @@ check "the links appear" wait_for 60 links
 links || { show_log; finish; }
 check "the size is the volume's" sh -c '[ "$(blockdev --getsize64 /dev/volund/raw)" = 67108864 ]'
 check "the logical block size is the volume's" sh -c '[ "$(blockdev --getss /dev/volund/raw)" = 4096 ]'
+check "also when it is small" sh -c '[ "$(blockdev --getss /dev/volund/small)" = 512 ]'
 check "the cache is write back" sh -c 'grep -q "write back" /sys/block/$(basename $(readlink -f /dev/volund/raw))/queue/write_cache'
 round 1
 
@@ -64,38 +111,54 @@ check "no link is left" sh -c '[ -z "$(ls /dev/volund)" ]'
 check "no device is left" sh -c '! ls /dev/ublkb* 2>/dev/null'
 start
 check "the links appear again" wait_for 60 links
-check "the blocks are there" xtask blocks check /dev/volund/raw --bytes 32MiB --ops 100 --seed 1 --jobs 2
+kept 1
 round 2
 
 echo "--- kill -9 under load"
-xtask blocks run /dev/volund/raw --bytes 32MiB --seed 3 --jobs 2 --until /run/never --state /run/state 2>/run/blocks.log &
-load=$!
+for name in raw mirror; do
+    xtask blocks run /dev/volund/$name --bytes 32MiB --seed 3 --jobs 2 --until /run/never --state /run/$name.state 2>/run/$name.log &
+done
 sleep 5
 began=$(date +%s)
 kill -9 $daemon
-wait $load
-echo "the load ended with $?: $(tail -n 1 /run/blocks.log)"
-check "a dead daemon gives an error, not a hang" [ $(($(date +%s) - began)) -le 10 ]
-began=$(date +%s)
+for name in raw mirror; do
+    check "a dead daemon gives $name an error, not a hang" wait_for 10 test -s /run/$name.state
+    echo "the load on $name ended: $(tail -n 1 /run/$name.log)"
+done
+check "an idle device gives an error as well" wait_for 10 sh -c '! dd if=/dev/volund/small of=/dev/null bs=4k count=1 iflag=direct'
+wait $daemon
 start
-check "usable again" wait_for 30 dd if=/dev/volund/raw of=/dev/null bs=4k count=1 iflag=direct
+check "usable again within 30 s" wait_for 30 answers
 echo "after $(($(date +%s) - began)) s"
-check "within 30 s" [ $(($(date +%s) - began)) -le 30 ]
-check "every acknowledged write is there" xtask blocks check /dev/volund/raw --bytes 32MiB --seed 3 --jobs 2 --state /run/state
-check "three devices, no more" sh -c '[ "$(ls /dev/ublkb* | wc -l)" = 3 ]'
+check "five devices, no more" sh -c '[ "$(ls /dev/ublkb* | wc -l)" = 5 ] && [ "$(ls /dev/ublkc* | wc -l)" = 5 ]'
+for name in raw mirror; do
+    check "$name: every acknowledged write is there" xtask blocks check /dev/volund/$name --bytes 32MiB --seed 3 --jobs 2 --state /run/$name.state
+done
 check "the others are usable too" sh -c 'e2fsck -f -n /dev/volund/ext4 && xfs_repair -n /dev/volund/xfs'
 
 echo "--- a volume is removed, and comes back"
 cp /etc/volund/node.toml /run/node.toml
-sed '/volume.raw/,$d' /run/node.toml >/etc/volund/node.new && mv /etc/volund/node.new /etc/volund/node.toml
-check "its link goes" wait_for 30 sh -c '! test -e /dev/volund/raw'
+exec 5</dev/volund/raw
+without raw
+check "in use it stays, and says so" wait_for 30 says InUse
+check "and serves" xtask blocks check /dev/volund/raw --bytes 32MiB --seed 3 --jobs 2 --state /run/raw.state
+exec 5<&-
+check "unused, its link goes" wait_for 30 sh -c '! test -e /dev/volund/raw'
 cp /run/node.toml /etc/volund/node.toml
 check "its link comes back" wait_for 30 test -b /dev/volund/raw
-check "with its data" xtask blocks check /dev/volund/raw --bytes 32MiB --seed 3 --jobs 2 --state /run/state
+check "with its data" xtask blocks check /dev/volund/raw --bytes 32MiB --seed 3 --jobs 2 --state /run/raw.state
 
+echo "--- without the driver"
 kill $daemon
 wait $daemon
 check "the daemon ends well again" [ $? = 0 ]
+check "nothing is left" wait_for 10 sh -c '[ -z "$(ls /dev/volund)" ] && ! ls /dev/ublkb* /dev/ublkc*'
+rmmod ublk_drv
+start
+check "the status says what to do" wait_for 30 says "modprobe ublk_drv"
+kill $daemon
+wait $daemon
+check "and the daemon ends well" [ $? = 0 ]
 [ "$failures" = 0 ] || show_log
 dmesg | grep -i -E 'ublk|BUG|WARNING|hung' | tail -n 10
 finish
