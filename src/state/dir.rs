@@ -6,12 +6,16 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{AtFlags, FlockOperation, StatxFlags};
 
 use super::witness;
 use crate::model::{NodeId, VolumeId};
 use crate::nexus::WitnessRecord;
+
+/// `STATX_DIOALIGN`, Linux 6.1.
+const STATX_DIOALIGN: u32 = 0x2000;
 
 /// Why the state folder can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -39,8 +43,8 @@ pub enum StateError {
     },
     /// The database can't be read.
     #[error(
-        "the state database \"{path}\" is damaged ({detail}): move it away and start again; data and labels are in \
-         the pools and stay as they are, but removal policies go back to \"retain\""
+        "the state database \"{path}\" is damaged ({detail}): mount the disks of all pools, move it away and start \
+         again; data and labels are in the pools and stay as they are, but removal policies go back to \"retain\""
     )]
     Damaged {
         /// The file.
@@ -48,12 +52,25 @@ pub enum StateError {
         /// What is wrong.
         detail: String,
     },
+    /// A witness file is longer than it should be, or shorter but not empty.
+    #[error(
+        "witness \"{path}\" does not have the {} bytes that it was made with: restore it, or move it away, and its \
+         volume starts once every one of its replicas is there",
+        witness::FILE_LEN
+    )]
+    Witness {
+        /// The file.
+        path: PathBuf,
+    },
     /// This node's id can't be understood.
     #[error("\"{path}\" does not hold a uuid: restore it or remove it, then a new id is made")]
     NodeId {
         /// The file.
         path: PathBuf,
     },
+    /// The disk did not answer in time. The change may still come later.
+    #[error("the state database did not answer within {} s: its disk hangs or is overloaded", .0.as_secs())]
+    Deadline(Duration),
     /// The database's thread has ended.
     #[error("the state database is closed")]
     Closed,
@@ -113,7 +130,8 @@ impl StateDir {
         self.path.join("witness").join(volume.to_string())
     }
 
-    /// Opens a volume's witness file, making an empty one when it is missing.
+    /// Opens a volume's witness file, making an empty one when it is missing. For direct I/O if the filesystem does it,
+    /// so that a later reader never sees from the page cache what a failed write did not bring to the disk.
     ///
     /// # Errors
     /// What the filesystem says.
@@ -125,9 +143,12 @@ impl StateDir {
             .write(true)
             .custom_flags(libc::O_NOFOLLOW);
         match options.open(&path) {
-            Ok(file) if file_len(&file, &path)? == witness::FILE_LEN => return Ok(file.into()),
-            // Shorter: its creation was cut short, so nothing was ever recorded in it. Finish it.
-            Ok(_) => {}
+            Ok(file) if file_len(&file, &path)? == witness::FILE_LEN => {
+                return Ok(direct(&path).unwrap_or(file).into());
+            }
+            // Its creation was cut short, so nothing was ever recorded in it. Finish it.
+            Ok(file) if is_unfinished(&file, &path)? => {}
+            Ok(_) => return Err(StateError::Witness { path }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(StateError::io("open", &path)(error)),
         }
@@ -143,7 +164,7 @@ impl StateDir {
             .and_then(|()| file.sync_all())
             .map_err(StateError::io("write", &path))?;
         sync_dir(&self.path.join("witness"))?;
-        Ok(file.into())
+        Ok(direct(&path).unwrap_or(file).into())
     }
 
     /// Every record that is in the witness files, whatever their volumes are doing. Unreadable files are left out: the
@@ -182,6 +203,32 @@ impl StateDir {
 fn file_len(file: &File, path: &Path) -> Result<u64, StateError> {
     let metadata = file.metadata().map_err(StateError::io("stat", path))?;
     Ok(metadata.len())
+}
+
+/// The file for direct I/O, if the filesystem does it in units of a slot.
+fn direct(path: &Path) -> Option<File> {
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_DIRECT);
+    let file = options.open(path).ok()?;
+    let asked = StatxFlags::from_bits_retain(STATX_DIOALIGN);
+    let found = rustix::fs::statx(&file, "", AtFlags::EMPTY_PATH, asked).ok()?;
+    let usable = |unit: u32| unit.is_power_of_two() && unit <= 4096;
+    (usable(found.stx_dio_offset_align) && usable(found.stx_dio_mem_align)).then_some(file)
+}
+
+/// Whether a witness file is shorter than it should be, and has nothing but zeroes.
+fn is_unfinished(file: &File, path: &Path) -> Result<bool, StateError> {
+    let len = file_len(file, path)?;
+    if len > witness::FILE_LEN {
+        return Ok(false);
+    }
+    let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
+    file.read_exact_at(&mut bytes, 0)
+        .map_err(StateError::io("read", path))?;
+    Ok(bytes.iter().all(|byte| *byte == 0))
 }
 
 fn make_dir(path: &Path) -> Result<(), StateError> {
@@ -301,5 +348,20 @@ mod tests {
         state.remove_witness(volume).unwrap();
         state.remove_witness(volume).unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_witness_file_of_the_wrong_length_is_never_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::open(folder.path()).unwrap();
+        for len in [4096_u16, 8193] {
+            let volume = VolumeId::generate();
+            let path = state.witness_path(volume);
+            let bytes = vec![7; usize::from(len)];
+            fs::write(&path, &bytes).unwrap();
+            let error = state.open_witness(volume).unwrap_err();
+            assert!(matches!(error, StateError::Witness { .. }), "{error}");
+            assert_eq!(fs::read(&path).unwrap(), bytes);
+        }
     }
 }

@@ -6,9 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::catch_unwind;
 use std::path::Path;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
@@ -16,6 +18,11 @@ use tokio::sync::oneshot;
 
 use super::dir::StateError;
 use crate::model::{PoolId, PoolName, ReplicaId, VolumeId, VolumeName};
+
+/// How long a change may take.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// The database is tiny; redb would keep up to 1 GiB of it in memory.
+const CACHE_BYTES: usize = 1 << 20;
 
 /// One table: kind and key to a JSON value.
 const RECORDS: TableDefinition<'_, (&str, &str), &str> = TableDefinition::new("records");
@@ -91,8 +98,31 @@ impl Store {
             path: path.to_owned(),
             detail: error.to_string(),
         };
-        let database = Database::create(path).map_err(|error| damaged(&error))?;
-        let contents = read_all(&database).map_err(|error| damaged(&error))?;
+        // redb reports most damage as errors, but asserts some of what it reads.
+        let opened = catch_unwind(|| -> Result<_, Trouble> {
+            let database = Database::builder()
+                .set_cache_size(CACHE_BYTES)
+                .create(path)
+                .map_err(|error| match error {
+                    redb::DatabaseError::Storage(redb::StorageError::Io(error)) => error.into(),
+                    error => Trouble::from(error),
+                })?;
+            let contents = read_all(&database)?;
+            Ok((database, contents))
+        });
+        let (database, contents) = match opened {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(error)) => {
+                return Err(match error.downcast::<std::io::Error>() {
+                    Ok(error) if error.raw_os_error().is_some() => {
+                        StateError::io("open", path)(*error)
+                    }
+                    Ok(error) => damaged(&error),
+                    Err(error) => damaged(&error),
+                });
+            }
+            Err(_) => return Err(damaged(&"its structure makes no sense")),
+        };
         let (changes, queue) = mpsc::channel();
         let path = path.to_owned();
         std::thread::Builder::new()
@@ -128,7 +158,10 @@ impl Store {
             done,
         };
         self.changes.send(change).map_err(|_| StateError::Closed)?;
-        answer.await.map_err(|_| StateError::Closed)?
+        match tokio::time::timeout(DEADLINE, answer).await {
+            Ok(answer) => answer.map_err(|_| StateError::Closed)?,
+            Err(_) => Err(StateError::Deadline(DEADLINE)),
+        }
     }
 
     /// The configuration that was last applied.
@@ -309,6 +342,7 @@ mod tests {
 
     fn block_on<T>(future: impl Future<Output = T>) -> T {
         tokio::runtime::Builder::new_current_thread()
+            .enable_time()
             .build()
             .unwrap()
             .block_on(future)
@@ -374,5 +408,32 @@ mod tests {
         std::fs::write(&path, vec![0x5a; 10_000]).unwrap();
         let error = Store::open(&path).unwrap_err().to_string();
         assert!(error.contains("move it away"), "{error}");
+    }
+
+    #[test]
+    fn a_truncated_or_scribbled_database_never_brings_the_daemon_down() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("volund.redb");
+        let store = Store::open(&path).unwrap();
+        let pool = store.set_pool("main".parse().unwrap(), PoolId::generate());
+        block_on(pool).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        let check = |name: String, bytes: &[u8]| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            if let Err(error) = Store::open(&path) {
+                assert!(error.to_string().contains("redb"), "{error}");
+            }
+        };
+        for percent in [1, 10, 50, 99] {
+            let len = whole.len() * percent / 100;
+            check(format!("cut-{percent}"), &whole[..len]);
+            let mut bytes = whole.clone();
+            let end = (len + 4096).min(bytes.len());
+            bytes[len..end].fill(0xa5);
+            check(format!("scribbled-{percent}"), &bytes);
+        }
+        let error = Store::open(folder.path()).unwrap_err();
+        assert!(matches!(error, StateError::Io { .. }), "{error}");
     }
 }

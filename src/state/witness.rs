@@ -22,6 +22,7 @@ use std::fmt;
 
 use uuid::Uuid;
 
+use crate::io::gate::Gate;
 use crate::io::slots::{self, Newest, SLOT_SIZE, Slot, SlotPair};
 use crate::io::{BlockDevice, BufferPool, IoError};
 use crate::model::{GenerationId, ReplicaId, VolumeId};
@@ -46,6 +47,8 @@ pub struct WitnessFile<D> {
     buffers: BufferPool,
     volume: VolumeId,
     loaded: OnceCell<Loaded>,
+    /// Makes comparing and swapping one step.
+    gate: Gate,
 }
 
 struct Loaded {
@@ -61,7 +64,33 @@ impl<D: BlockDevice> WitnessFile<D> {
             buffers,
             volume,
             loaded: OnceCell::new(),
+            gate: Gate::default(),
         }
+    }
+
+    async fn exchange(
+        &self,
+        expected: Option<WitnessPosition>,
+        new: &WitnessRecord,
+    ) -> Result<(), WitnessError> {
+        let loaded = self.loaded().await?;
+        let found = loaded.record.borrow().clone();
+        if found.as_ref() == Some(new) {
+            return Ok(());
+        }
+        if found.as_ref().map(WitnessRecord::position) != expected {
+            let (epoch, generation) = found.map_or((0, 0), |r| (r.epoch, r.generation));
+            return Err(WitnessError::Conflict { epoch, generation });
+        }
+        if new.volume != self.volume || new.members.len() > MEMBERS_MAX {
+            return Err(WitnessError::Unavailable(IoError::EINVAL));
+        }
+        let written = loaded
+            .slots
+            .replace(&self.disk, &self.buffers, |slot| encode(new, slot));
+        written.await.map_err(WitnessError::Unavailable)?;
+        *loaded.record.borrow_mut() = Some(new.clone());
+        Ok(())
     }
 
     async fn loaded(&self) -> Result<&Loaded, WitnessError> {
@@ -97,24 +126,10 @@ impl<D: BlockDevice> Witness for WitnessFile<D> {
         expected: Option<WitnessPosition>,
         new: &WitnessRecord,
     ) -> Result<(), WitnessError> {
-        let loaded = self.loaded().await?;
-        let found = loaded.record.borrow().clone();
-        if found.as_ref() == Some(new) {
-            return Ok(());
-        }
-        if found.as_ref().map(WitnessRecord::position) != expected {
-            let (epoch, generation) = found.map_or((0, 0), |r| (r.epoch, r.generation));
-            return Err(WitnessError::Conflict { epoch, generation });
-        }
-        if new.members.len() > MEMBERS_MAX {
-            return Err(WitnessError::Unavailable(IoError::EINVAL));
-        }
-        let written = loaded
-            .slots
-            .replace(&self.disk, &self.buffers, |slot| encode(new, slot));
-        written.await.map_err(WitnessError::Unavailable)?;
-        *loaded.record.borrow_mut() = Some(new.clone());
-        Ok(())
+        let entered = self.gate.enter().await.map_err(WitnessError::Unavailable)?;
+        let result = self.exchange(expected, new).await;
+        entered.leave();
+        result
     }
 }
 
@@ -218,6 +233,7 @@ fn uuid(slot: &Slot, at: usize) -> Uuid {
 mod tests {
     use super::*;
     use crate::io::MemoryDevice;
+    use crate::io::recording::{RecordingDisk, poll_once};
     use std::future::Future;
     use std::rc::Rc;
     use std::task::{Context, Poll, Waker};
@@ -265,6 +281,70 @@ mod tests {
         let again = open(file.disk);
         assert_eq!(now(again.load()), Ok(Some(record(2))));
         now(again.commit(Some(record(2).position()), &record(3))).unwrap();
+    }
+
+    /// F6, L1: whatever instant the power goes, the record is the old or the new one.
+    #[test]
+    fn a_power_cut_leaves_the_record_before_or_after() {
+        let disk = RecordingDisk::new(usize::try_from(FILE_LEN).unwrap());
+        let file = WitnessFile::new(disk.clone(), BufferPool::default(), record(1).volume);
+        let mut records = vec![None];
+        for generation in 1..5 {
+            let before = records.last().cloned().flatten();
+            let before: Option<WitnessRecord> = before;
+            let new = record(generation);
+            let expected = before.as_ref().map(WitnessRecord::position);
+            now(file.commit(expected, &new)).unwrap();
+            records.push(Some(new));
+            assert_eq!(disk.steps().len(), records.len() - 1, "one write each");
+        }
+        for done in 0..records.len() {
+            for cut in disk.after_power_cut(done) {
+                let again = WitnessFile::new(cut, BufferPool::default(), record(1).volume);
+                let found = now(again.load()).unwrap();
+                let new = records.get(done + 1);
+                assert!(found == records[done] || Some(&found) == new, "{done}");
+            }
+        }
+    }
+
+    /// A write that failed may be on the disk or not; the next one goes over it, never over the record.
+    #[test]
+    fn a_failed_commit_can_be_tried_again_or_given_up() {
+        let disk = RecordingDisk::new(usize::try_from(FILE_LEN).unwrap());
+        let file = WitnessFile::new(disk.clone(), BufferPool::default(), record(1).volume);
+        now(file.commit(None, &record(1))).unwrap();
+        disk.fail_write(0);
+        let position = Some(record(1).position());
+        let failed = now(file.commit(position, &record(2)));
+        assert!(matches!(failed, Err(WitnessError::Unavailable(_))));
+        assert_eq!(now(file.load()), Ok(Some(record(1))));
+        for cut in disk.after_power_cut(disk.steps().len()) {
+            let again = WitnessFile::new(cut, BufferPool::default(), record(1).volume);
+            assert_eq!(now(again.load()), Ok(Some(record(1))));
+        }
+        now(file.commit(position, &record(2))).unwrap();
+        assert_eq!(now(file.load()), Ok(Some(record(2))));
+    }
+
+    /// F6: of two commits from one position, only one goes through.
+    #[test]
+    fn commits_that_race_do_not_both_win() {
+        let disk = RecordingDisk::new(usize::try_from(FILE_LEN).unwrap());
+        let file = WitnessFile::new(disk.clone(), BufferPool::default(), record(1).volume);
+        now(file.commit(None, &record(1))).unwrap();
+        let position = Some(record(1).position());
+        let (second, third) = (record(2), record(3));
+        disk.hold(true);
+        let mut first = std::pin::pin!(file.commit(position, &second));
+        let mut other = std::pin::pin!(file.commit(position, &third));
+        assert!(poll_once(&mut first).is_pending());
+        assert!(poll_once(&mut other).is_pending());
+        disk.hold(false);
+        assert_eq!(poll_once(&mut first), Poll::Ready(Ok(())));
+        let (epoch, generation) = (3, 2);
+        let conflict = WitnessError::Conflict { epoch, generation };
+        assert_eq!(poll_once(&mut other), Poll::Ready(Err(conflict)));
     }
 
     #[test]
