@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod config;
 pub mod frontend;
+pub mod http;
 pub mod io;
 pub mod metrics;
 pub mod model;

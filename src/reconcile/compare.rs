@@ -12,10 +12,14 @@ use crate::model::{PoolName, VolumeName};
 pub const CODE_IMMUTABLE: &str = "E0301";
 /// Code of a smaller size.
 pub const CODE_SHRINK: &str = "E0302";
+/// Code of a change to what a client uses.
+pub const CODE_IN_USE: &str = "E0303";
+/// Code of more removals than allowed.
+pub const CODE_REMOVALS: &str = "E0304";
 /// Code of other replicas.
-pub const CODE_REPLICAS: &str = "E0303";
+pub const CODE_REPLICAS: &str = "E0305";
 /// Code of a larger size.
-pub const CODE_GROW: &str = "E0304";
+pub const CODE_GROW: &str = "E0306";
 
 /// What of `wanted` an existing volume can't become; empty when it is compatible.
 ///

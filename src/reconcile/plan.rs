@@ -249,12 +249,18 @@ fn address(export: &ExportSpec) -> Option<String> {
     }
 }
 
+/// Something that is wrong with the moment, or with what is there; codes are for what is wrong with the files.
 pub(super) fn blocked(kind: BlockedKind, reason: &str, message: String) -> Blocked {
+    let code = match reason {
+        "InUse" => Some(compare::CODE_IN_USE),
+        "ApprovalNeeded" => Some(compare::CODE_REMOVALS),
+        _ => None,
+    };
     Blocked {
         kind,
         reason: reason.to_owned(),
         message,
-        code: None,
+        code: code.map(str::to_owned),
     }
 }
 

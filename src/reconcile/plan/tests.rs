@@ -240,7 +240,7 @@ fn what_cannot_change_is_refused_with_a_code_and_the_rest_goes_on() {
     check(
         &|spec| spec.size = Bytes(2 * GIB),
         "policy ChangeRefused/GrowUnsupported",
-        "E0304",
+        "E0306",
     );
     check(
         &|spec| spec.block_size = BlockSize::B512,
@@ -255,7 +255,7 @@ fn what_cannot_change_is_refused_with_a_code_and_the_rest_goes_on() {
     check(
         &|spec| spec.replicas.push(pool_name("b")),
         "policy ChangeRefused/ReplicasImmutable",
-        "E0303",
+        "E0305",
     );
 }
 
