@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -106,6 +107,22 @@ pub enum Color {
 /// What to do.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
+    /// Show what the daemon would change to reach the configuration.
+    Plan(PlanArgs),
+    /// Show volumes, their replicas and what is wrong with them.
+    Status(StatusArgs),
+    /// Print the QEMU arguments, or the libvirt XML, that attach a volume to a virtual machine.
+    QemuArgs(QemuArgs),
+    /// Look for what would keep the daemon from working on this machine.
+    Doctor,
+    /// Look after the data of removed volumes.
+    #[command(subcommand)]
+    Quarantine(QuarantineCommand),
+    /// Let a plan go ahead that removes more volumes than `safety.max_removals`.
+    Approve {
+        /// The plan's id, as `volund plan` and `volund status` print it.
+        plan_id: String,
+    },
     /// Check a configuration and print everything that is wrong with it.
     Check(CheckArgs),
     /// Print the JSON Schema of the configuration.
@@ -196,10 +213,26 @@ pub struct QemuArgs {
     pub libvirt: bool,
     /// QEMU's version, as in 9.2: `reconnect-ms` replaced `reconnect` there.
     #[arg(long, value_name = "X.Y", default_value = "7.2")]
-    pub qemu_version: String,
+    pub qemu_version: QemuVersion,
     /// Memory of the guest, as QEMU spells it.
     #[arg(long, value_name = "SIZE", default_value = "4G")]
     pub memory: String,
+}
+
+/// A version of QEMU: major and minor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct QemuVersion(pub u32, pub u32);
+
+impl FromStr for QemuVersion {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut parts = text.split('.').map(str::parse::<u32>);
+        match (parts.next(), parts.next()) {
+            (Some(Ok(major)), Some(Ok(minor))) => Ok(Self(major, minor)),
+            _ => Err("a version looks like 9.2".to_owned()),
+        }
+    }
 }
 
 /// What to do with the data of removed volumes.

@@ -85,6 +85,12 @@ impl Client {
         Ok(serde_json::from_slice(&answer)?)
     }
 
+    /// Waits between two questions.
+    pub(super) fn wait(&self, duration: Duration) {
+        self.runtime
+            .block_on(async { tokio::time::sleep(duration).await });
+    }
+
     fn ask(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Bytes, ClientError> {
         let answer = async {
             tokio::time::timeout(DEADLINE, exchange(&self.socket, method, path, body))

@@ -6,10 +6,15 @@
 
 pub mod args;
 pub mod check;
-#[allow(dead_code, reason = "the commands that ask land next")]
 mod client;
+mod doctor;
 pub mod explain;
 mod generate;
+mod plan;
+mod qemu_args;
+mod quarantine;
+mod status;
+mod table;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -89,6 +94,12 @@ fn dispatch(cli: &Cli) -> Result<Outcome, CliError> {
         Command::Check(args) => Ok(check::run(&cli.global, args)),
         Command::Schema => Ok(explain::schema()),
         Command::Explain(args) => explain::run(args),
+        Command::Plan(args) => plan::run(&cli.global, *args),
+        Command::Status(args) => status::run(&cli.global, args),
+        Command::QemuArgs(args) => qemu_args::run(&cli.global, args),
+        Command::Doctor => doctor::run(&cli.global),
+        Command::Quarantine(command) => quarantine::run(&cli.global, command),
+        Command::Approve { plan_id } => plan::approve(&cli.global, plan_id),
         Command::Completions { shell } => Ok(generate::completions(*shell)),
         Command::Man => generate::man(),
     }

@@ -83,6 +83,8 @@ fn status() -> NodeStatus {
         state: "Attached".to_owned(),
         nexus_generation: 1,
         export: "none".to_owned(),
+        export_socket: None,
+        export_queues: None,
         client_connected: true,
         replicas: vec![replica],
         conditions: vec![ready],

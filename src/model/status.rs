@@ -110,6 +110,12 @@ pub struct VolumeStatus {
     pub nexus_generation: u64,
     /// How it is reached, for people: `vhost-user /run/volund/db.sock`, `ublk /dev/volund/db`, `none`.
     pub export: String,
+    /// Path of the vhost-user socket, if that is how.
+    #[serde(default)]
+    pub export_socket: Option<String>,
+    /// Virtqueues that a vhost-user export offers.
+    #[serde(default)]
+    pub export_queues: Option<u16>,
     /// Whether a client is there.
     pub client_connected: bool,
     /// Its copies, in the order of the files.

@@ -6,8 +6,8 @@ use super::apply::Failure;
 use super::report;
 use super::state::VolumeState;
 use super::step::{Blocked, BlockedKind, VolumePlan};
-use crate::model::observed::{Observed, ObservedPool, ObservedVolume};
-use crate::model::spec::{DesiredState, OnRemove, VolumeSpec};
+use crate::model::observed::{Observed, ObservedExport, ObservedPool, ObservedVolume};
+use crate::model::spec::{DesiredState, ExportSpec, OnRemove, VolumeSpec};
 use crate::model::status::{
     Condition, PoolState, PoolStatus, QuarantineEntry, ReplicaState, ReplicaStatus, Truth,
     VolumeStatus,
@@ -180,6 +180,11 @@ impl VolumeFacts<'_> {
             state: format!("{:?}", self.state),
             nexus_generation: observed.map_or(0, |volume| volume.nexus_generation),
             export: export.map_or_else(|| "none".to_owned(), |export| export.address.clone()),
+            export_socket: export.and_then(vhost_user_socket),
+            export_queues: export.and_then(|export| match export.spec {
+                ExportSpec::VhostUser { queues, .. } => Some(queues),
+                ExportSpec::None | ExportSpec::Ublk { .. } => None,
+            }),
             client_connected: export.is_some_and(|export| export.in_use),
             replicas,
             conditions,
@@ -225,6 +230,12 @@ impl VolumeFacts<'_> {
             allocated_bytes: 0,
         }
     }
+}
+
+/// The engine says where a socket is in words: `vhost-user /run/volund/db.sock`.
+fn vhost_user_socket(export: &ObservedExport) -> Option<String> {
+    let socket = export.address.strip_prefix("vhost-user ")?;
+    Some(socket.to_owned())
 }
 
 /// One statement per type: the first reason, all messages.

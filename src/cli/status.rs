@@ -1,0 +1,322 @@
+//! `volund status`.
+
+use std::fmt::Write;
+use std::io::IsTerminal;
+use std::time::{Duration, SystemTime};
+
+use super::args::{Format, Global, StatusArgs};
+use super::client::Client;
+use super::table::Table;
+use super::{CliError, EXIT_NOT_READY, EXIT_OK, Outcome, print};
+use crate::io::clock;
+use crate::model::status::{Condition, NodeStatus, PoolState, ReplicaState, Truth, VolumeStatus};
+use crate::units::Bytes;
+
+/// Time between two looks with `--watch`.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// Clears a terminal and goes to its top left corner (ECMA-48: ED, CUP).
+const CLEAR: &str = "\x1b[2J\x1b[H";
+
+/// Asks once, or again and again.
+pub(super) fn run(global: &Global, args: &StatusArgs) -> Result<Outcome, CliError> {
+    let client = Client::new(&global.admin_socket())?;
+    if args.watch {
+        return watch(&client, global, args);
+    }
+    let status = ask(&client, args)?;
+    Ok(Outcome {
+        text: render(global, &status)?,
+        code: exit_code(args, &status),
+    })
+}
+
+fn exit_code(args: &StatusArgs, status: &NodeStatus) -> u8 {
+    let volumes = status.volumes.iter().map(|volume| &volume.conditions);
+    let pools = status.pools.iter().map(|pool| &pool.conditions);
+    let is_ready = |conditions: &Vec<Condition>| {
+        let ready = conditions
+            .iter()
+            .find(|condition| condition.kind == "Ready");
+        ready.is_some_and(|ready| ready.status == Truth::True)
+    };
+    if args.exit_code && !volumes.chain(pools).all(is_ready) {
+        return EXIT_NOT_READY;
+    }
+    EXIT_OK
+}
+
+fn ask(client: &Client, args: &StatusArgs) -> Result<NodeStatus, CliError> {
+    let mut status: NodeStatus = client.get("/v1/status")?;
+    if args.volumes.is_empty() {
+        return Ok(status);
+    }
+    for name in &args.volumes {
+        if !status.volumes.iter().any(|volume| volume.name == *name) {
+            return Err(CliError::Failed(format!("there is no volume \"{name}\"")));
+        }
+    }
+    status
+        .volumes
+        .retain(|volume| args.volumes.contains(&volume.name));
+    Ok(status)
+}
+
+/// On a terminal a picture that is redrawn; else a line for what changed.
+fn watch(client: &Client, global: &Global, args: &StatusArgs) -> Result<Outcome, CliError> {
+    let terminal = std::io::stdout().is_terminal();
+    let mut before = Vec::new();
+    loop {
+        let status = ask(client, args)?;
+        if terminal && global.output == Format::Human {
+            print(&format!("{CLEAR}{}", render(global, &status)?))?;
+        } else {
+            let lines = change_lines(global, &status)?;
+            let new = lines.iter().filter(|line| !before.contains(*line));
+            let new: String = new.map(|line| format!("{line}\n")).collect();
+            print(&new)?;
+            before = lines;
+        }
+        client.wait(WATCH_INTERVAL);
+    }
+}
+
+/// A line per volume that says all that can change about it.
+fn change_lines(global: &Global, status: &NodeStatus) -> Result<Vec<String>, CliError> {
+    let lines = status.volumes.iter().map(|volume| match global.output {
+        Format::Json => serde_json::to_string(volume).map_err(|e| CliError::Failed(e.to_string())),
+        Format::Human => {
+            let client = if volume.client_connected {
+                "connected"
+            } else {
+                "-"
+            };
+            Ok(format!(
+                "{} {} {client} {}",
+                volume.name,
+                state(volume),
+                reason(&volume.conditions)
+            ))
+        }
+    });
+    lines.collect()
+}
+
+fn render(global: &Global, status: &NodeStatus) -> Result<String, CliError> {
+    match global.output {
+        Format::Human => Ok(human(status, clock::wall())),
+        Format::Json => serde_json::to_string_pretty(status)
+            .map(|text| text + "\n")
+            .map_err(|error| CliError::Failed(error.to_string())),
+    }
+}
+
+fn human(status: &NodeStatus, now: SystemTime) -> String {
+    let mut text = summary(status, now);
+    if let Some(error) = &status.config_error {
+        // Writing to a String can't fail; so below.
+        let _ = writeln!(
+            text,
+            "! the files on disk were refused, the configuration above stays in force:\n{}",
+            error.trim_end()
+        );
+    }
+    text.push_str(&volumes(status));
+    let offline = status
+        .pools
+        .iter()
+        .filter(|pool| pool.state == PoolState::Offline);
+    for pool in offline {
+        let _ = writeln!(text, "! pool {} is offline ({})", pool.name, pool.backing);
+    }
+    for pool in &status.pools {
+        text.push_str(&complaints("pool", pool.name.as_str(), &pool.conditions));
+    }
+    for volume in &status.volumes {
+        text.push_str(&complaints(
+            "volume",
+            volume.name.as_str(),
+            &volume.conditions,
+        ));
+    }
+    if !status.quarantine.is_empty() {
+        let bytes = status
+            .quarantine
+            .iter()
+            .map(|entry| entry.allocated_bytes)
+            .sum();
+        let _ = writeln!(
+            text,
+            "{} removed volumes in quarantine, {}: `volund quarantine list`",
+            status.quarantine.len(),
+            Bytes(bytes)
+        );
+    }
+    text
+}
+
+/// `CONFIG  9f2c41 applied 2m ago   NODE n1   POOLS 2 online   VOLUMES 2 online, 1 degraded`
+fn summary(status: &NodeStatus, now: SystemTime) -> String {
+    let hash = status.config_hash.get(..6).unwrap_or("none");
+    let applied = status
+        .config_applied_at
+        .as_deref()
+        .and_then(|at| ago(at, now))
+        .map_or_else(String::new, |ago| format!(" applied {ago} ago"));
+    let pools = tally(status.pools.iter().map(|pool| match pool.state {
+        PoolState::Online => "online".to_owned(),
+        PoolState::Offline => "offline".to_owned(),
+    }));
+    let volumes = tally(
+        status
+            .volumes
+            .iter()
+            .map(|volume| state(volume).to_lowercase()),
+    );
+    format!(
+        "CONFIG  {hash}{applied}   NODE {}   POOLS {pools}   VOLUMES {volumes}\n",
+        status.node
+    )
+}
+
+/// `2 online, 1 degraded`, in the order of first appearance.
+fn tally(words: impl Iterator<Item = String>) -> String {
+    let mut counts: Vec<(String, usize)> = Vec::new();
+    for word in words {
+        match counts.iter_mut().find(|(known, _)| *known == word) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((word, 1)),
+        }
+    }
+    if counts.is_empty() {
+        return "none".to_owned();
+    }
+    let texts = counts.iter().map(|(word, count)| format!("{count} {word}"));
+    texts.collect::<Vec<_>>().join(", ")
+}
+
+/// `5s`, `2m`, `3h`, `4d`. None when the time can't be read.
+fn ago(time: &str, now: SystemTime) -> Option<String> {
+    let then: jiff::Timestamp = time.parse().ok()?;
+    let now = jiff::Timestamp::try_from(now).ok()?;
+    let seconds = now.duration_since(then).as_secs().max(0);
+    Some(match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..86_400 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    })
+}
+
+fn volumes(status: &NodeStatus) -> String {
+    if status.volumes.is_empty() {
+        return String::new();
+    }
+    let header = [
+        "VOLUME", "STATE", "SIZE", "USED", "REPLICAS", "EXPORT", "CLIENT", "REASON",
+    ];
+    let mut table = Table::new(&header);
+    for volume in &status.volumes {
+        let healthy = volume
+            .replicas
+            .iter()
+            .filter(|r| r.state == ReplicaState::InSync);
+        table.row(vec![
+            volume.name.to_string(),
+            state(volume),
+            Bytes(volume.size_bytes).to_string(),
+            Bytes(volume.allocated_bytes).to_string(),
+            format!("{}/{}", healthy.count(), volume.replicas.len()),
+            export(volume),
+            if volume.client_connected {
+                "connected"
+            } else {
+                "-"
+            }
+            .to_owned(),
+            reason(&volume.conditions),
+        ]);
+        if volume.replicas.len() > 1
+            || volume
+                .replicas
+                .iter()
+                .any(|r| r.state != ReplicaState::InSync)
+        {
+            for replica in &volume.replicas {
+                let state = format!("{:?}", replica.state);
+                let mut row = vec![format!("  {}", replica.pool), state];
+                if let Some(reason) = &replica.reason {
+                    row.extend(["", "", "", "", ""].map(str::to_owned));
+                    row.push(reason.clone());
+                }
+                table.row(row);
+            }
+        }
+    }
+    table.text()
+}
+
+/// One word for a volume: whether it serves, and with all its copies; else where in its life it is.
+fn state(volume: &VolumeStatus) -> String {
+    let says = |kind: &str| {
+        let mut conditions = volume.conditions.iter();
+        conditions.any(|condition| condition.kind == kind && condition.status == Truth::True)
+    };
+    match (says("Ready"), says("Degraded")) {
+        (true, false) => "Online".to_owned(),
+        (true, true) => "Degraded".to_owned(),
+        (false, _) => volume.state.clone(),
+    }
+}
+
+/// A socket in full would be wider than all the rest; `--output json` has it.
+fn export(volume: &VolumeStatus) -> String {
+    match (volume.export.split_once(' '), &volume.export_socket) {
+        (Some((kind, path)), Some(_)) => {
+            let file = path.rsplit('/').next().unwrap_or(path);
+            format!("{kind} {file}")
+        }
+        _ => volume.export.clone(),
+    }
+}
+
+/// What is wrong, worst first; empty when nothing is.
+fn wrong(conditions: &[Condition]) -> impl Iterator<Item = &Condition> {
+    let mut wrong: Vec<&Condition> = conditions
+        .iter()
+        .filter(|condition| match condition.kind.as_str() {
+            "Ready" => condition.status != Truth::True,
+            "Waiting" | "MemoryOnly" => false,
+            _ => condition.status != Truth::False,
+        })
+        .collect();
+    wrong.sort_by_key(|condition| condition.kind != "Ready");
+    wrong.into_iter()
+}
+
+fn reason(conditions: &[Condition]) -> String {
+    wrong(conditions)
+        .next()
+        .map_or_else(String::new, |condition| condition.reason.clone())
+}
+
+/// A line per thing that is wrong.
+fn complaints(kind: &str, name: &str, conditions: &[Condition]) -> String {
+    // A blocked volume is not ready for the same reason; say it once.
+    let mut said: Vec<&str> = Vec::new();
+    let mut text = String::new();
+    for condition in wrong(conditions) {
+        if said.contains(&condition.message.as_str()) {
+            continue;
+        }
+        said.push(&condition.message);
+        let _ = writeln!(
+            text,
+            "! {kind} {name}: {} ({})",
+            condition.message, condition.reason
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;
