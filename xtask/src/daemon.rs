@@ -231,10 +231,6 @@ impl Daemon {
         Ok(body.to_owned())
     }
 
-    pub(crate) fn is_running(&mut self) -> Result<bool> {
-        Ok(self.child.try_wait()?.is_none())
-    }
-
     /// SIGTERM; the daemon must end by itself, and well.
     pub(crate) fn stop(mut self) -> Result<()> {
         let status = self.terminate(Duration::from_secs(30))?;

@@ -96,7 +96,7 @@ fn fuzzer(target: &str, seconds: u64) -> Result<Command> {
             "-max_len=8192",
             "-print_final_stats=1",
         ])
-        .args(["-verbosity=0"])
+        .args(["-verbosity=0", "-print_funcs=0"])
         .arg(format!("-artifact_prefix={}/", found.display()))
         .arg(corpus)
         .arg(fuzz.join("corpus").join(target));

@@ -13,19 +13,29 @@
 mod blocks;
 mod check;
 mod daemon;
+mod demo;
 mod fuzz;
 mod guest;
+mod judges;
 mod packages;
 mod shell;
+mod shows;
+mod soak;
+mod test;
 mod tidy;
 
 use anyhow::{Result, bail};
 
 const USAGE: &str = "usage: cargo xtask <task>
 
+  bench     measurements: `bench idle`
   check     formatting, clippy, fast tests, tidy, docs: what guards main, in under 2 minutes
+  demo      the main job from end to end, told as it goes
   fuzz      libFuzzer on the parsers of outside bytes
   guest     tests inside QEMU guests
+  show      one show with real parts, some rounds of it; without a name: what there is
+  soak      every show with its full count; stops and goes on at any time
+  test      everything, in at most 45 minutes; what CI runs
   tidy      the rules of the tree that rustc and clippy do not know
 ";
 
@@ -43,10 +53,15 @@ fn dispatch(args: &[String]) -> Result<()> {
         return Ok(());
     };
     match task.as_str() {
+        "bench" => shows::bench(rest),
         "blocks" => blocks::run(rest),
         "check" => check::run(rest),
+        "demo" => demo::run(rest),
         "fuzz" => fuzz::run(rest),
         "guest" => guest::run(rest),
+        "show" => shows::run(rest),
+        "soak" => soak::run(rest),
+        "test" => test::run(rest),
         "tidy" => tidy::run(rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");

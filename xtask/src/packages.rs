@@ -19,6 +19,8 @@ enum Probe {
     Program(&'static str),
     /// A file whose name starts so, in a folder of shared libraries.
     Library(&'static str),
+    /// A Python module.
+    Python(&'static str),
 }
 
 const fn program(name: &'static str, program: &'static str) -> Package {
@@ -48,6 +50,23 @@ pub(crate) const GUEST: &[Package] = &[
     program("util-linux", "blkdiscard"),
 ];
 
+/// Pools on loop-mounted filesystems.
+pub(crate) const POOLS: &[Package] = &[
+    program("xfsprogs", "xfs_io"),
+    program("e2fsprogs", "mkfs.ext4"),
+    program("mount", "losetup"),
+];
+
+/// Programs that judge the daemon's output: Prometheus, libvirt's schema, TOML linters.
+pub(crate) const JUDGES: &[Package] = &[
+    program("prometheus", "promtool"),
+    program("libvirt-clients", "virt-xml-validate"),
+    Package {
+        name: "python3-venv",
+        probe: Probe::Python("ensurepip"),
+    },
+];
+
 /// To build fuzz targets: libFuzzer itself is C++.
 pub(crate) const FUZZ: &[Package] = &[program("g++", "g++")];
 
@@ -55,6 +74,10 @@ impl Package {
     fn is_installed(&self) -> bool {
         match self.probe {
             Probe::Program(program) => shell::which(program).is_some(),
+            Probe::Python(module) => {
+                let import = format!("import {module}");
+                shell::capture(shell::command("python3").args(["-c", &import])).is_ok()
+            }
             Probe::Library(prefix) => ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"]
                 .iter()
                 .any(|dir| has_prefix(Path::new(dir), prefix)),

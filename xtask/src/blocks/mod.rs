@@ -167,6 +167,10 @@ impl Job {
             let count = BLOCKS_MAX_PER_OP.min(self.blocks() - at);
             self.write(at, count)?;
             at += count;
+            // A flush now and then, so that one was seen also by who ends the run early.
+            if self.random.below(8) == 0 {
+                self.flush()?;
+            }
         }
         let is_over = |done: u64| match &options.until {
             Some(file) => done.is_multiple_of(16) && file.exists(),

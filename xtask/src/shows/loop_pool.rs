@@ -1,0 +1,112 @@
+//! A filesystem of its own for a pool: an image below `target/`, on a loop device, mounted; all undone when dropped.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use crate::shell::{self, TempDir};
+
+const IMAGE_BYTES: u64 = 512 << 20;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Filesystem {
+    Xfs,
+    Ext4,
+}
+
+/// Mounted from `new` on; may be cut off and mounted again any number of times.
+#[derive(Debug)]
+pub(super) struct LoopPool {
+    folder: TempDir,
+    filesystem: Filesystem,
+    is_mounted: bool,
+}
+
+impl LoopPool {
+    pub(super) fn new(filesystem: Filesystem) -> Result<LoopPool> {
+        let folder = TempDir::below(&shell::root().join("target"), "pool")?;
+        let image = folder.path().join("image");
+        fs::File::create(&image)?.set_len(IMAGE_BYTES)?;
+        fs::create_dir(folder.path().join("mount"))?;
+        let mut mkfs = match filesystem {
+            Filesystem::Xfs => shell::command("mkfs.xfs"),
+            Filesystem::Ext4 => shell::command("mkfs.ext4"),
+        };
+        shell::capture(mkfs.arg("-q").arg(&image))?;
+        let mut pool = LoopPool {
+            folder,
+            filesystem,
+            is_mounted: false,
+        };
+        pool.mount()?;
+        Ok(pool)
+    }
+
+    /// Where the filesystem is mounted.
+    pub(super) fn mountpoint(&self) -> PathBuf {
+        self.folder.path().join("mount")
+    }
+
+    /// The pool's folder, below the mountpoint, so that it is gone when the filesystem is.
+    pub(super) fn pool(&self) -> PathBuf {
+        self.mountpoint().join("pool")
+    }
+
+    pub(super) fn mount(&mut self) -> Result<()> {
+        let image = self.folder.path().join("image");
+        shell::capture(
+            shell::command("mount")
+                .args(["-o", "loop"])
+                .arg(&image)
+                .arg(self.mountpoint()),
+        )?;
+        self.is_mounted = true;
+        Ok(())
+    }
+
+    pub(super) fn unmount(&mut self) -> Result<()> {
+        shell::capture(shell::command("umount").arg(self.mountpoint()))?;
+        self.is_mounted = false;
+        Ok(())
+    }
+
+    /// What a power cut is to the filesystem: every I/O fails from now on, and what was not flushed is lost.
+    pub(super) fn cut_power(&self) -> Result<()> {
+        let mut xfs_io = shell::command("xfs_io");
+        if self.filesystem == Filesystem::Ext4 {
+            xfs_io.arg("-F");
+        }
+        shell::capture(xfs_io.args(["-x", "-c", "shutdown"]).arg(self.mountpoint()))?;
+        Ok(())
+    }
+
+    /// The filesystem after the power came back. Whoever had files open there must have ended.
+    pub(super) fn restore_power(&mut self) -> Result<()> {
+        self.unmount()?;
+        self.mount()
+    }
+}
+
+impl Drop for LoopPool {
+    fn drop(&mut self) {
+        if self.is_mounted && self.unmount().is_err() {
+            // Whoever still has a file open there keeps the loop device until it ends.
+            let lazy = shell::capture(shell::command("umount").arg("-l").arg(self.mountpoint()));
+            if let Err(error) = lazy {
+                eprintln!(
+                    "xtask: {} stays mounted: {error:#}",
+                    self.mountpoint().display()
+                );
+            }
+        }
+    }
+}
+
+/// The line of a configuration that declares a pool.
+pub(super) fn pool_table(name: &str, path: &Path) -> String {
+    format!(
+        "[pool.{name}]\npath = \"{}\"\nreserve = \"0MiB\"\n",
+        path.display()
+    )
+}

@@ -1,0 +1,176 @@
+//! What the daemon must show with real parts, one file per show. `cargo xtask test` runs each for a few rounds,
+//! `cargo xtask soak` for many; every round has a seed, and can be run alone: `cargo xtask show NAME [--seed N] [--rounds N]`.
+
+mod client;
+mod config_edits;
+mod disk_loss;
+mod idle;
+mod loop_pool;
+mod pool_failure;
+mod power_cut;
+mod prometheus;
+mod text;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{daemon, guest, packages, shell};
+
+/// One show: how often a test and a soak run it, and one round of it.
+pub(crate) struct Show {
+    pub(crate) name: &'static str,
+    pub(crate) about: &'static str,
+    pub(crate) rounds_in_test: u32,
+    pub(crate) rounds_in_soak: u32,
+    round: fn(seed: u64) -> Result<String>,
+}
+
+pub(crate) const SHOWS: [Show; 9] = [
+    Show {
+        name: "guest-vhost",
+        about: "guests on both kernels and machines use the volumes as vhost-user-blk disks",
+        rounds_in_test: 1,
+        rounds_in_soak: 3,
+        round: |_| guest::run(&["vhost".to_owned()]).map(|()| String::new()),
+    },
+    Show {
+        name: "guest-ublk",
+        about: "the daemon inside guests on both kernels, kill -9 under load included",
+        rounds_in_test: 1,
+        rounds_in_soak: 3,
+        round: |_| guest::run(&["ublk".to_owned()]).map(|()| String::new()),
+    },
+    Show {
+        name: "pool-failure",
+        about: "one of two pools fails under load; a truncated replica is not trusted",
+        rounds_in_test: 2,
+        rounds_in_soak: 20,
+        round: pool_failure::round,
+    },
+    Show {
+        name: "config-edits",
+        about: "20 random edits of the configuration under verified load",
+        rounds_in_test: 2,
+        rounds_in_soak: 10,
+        round: config_edits::round,
+    },
+    Show {
+        name: "prometheus",
+        about: "Prometheus scrapes the daemon and answers with a volume's IOPS; promtool finds nothing",
+        rounds_in_test: 1,
+        rounds_in_soak: 1,
+        round: prometheus::round,
+    },
+    Show {
+        name: "disk-loss",
+        about: "editing text loses no disk: removal, rename, lost state, unmounted pool",
+        rounds_in_test: 1,
+        rounds_in_soak: 10,
+        round: disk_loss::round,
+    },
+    Show {
+        name: "power-cut",
+        about: "power cuts on XFS and ext4, one and two replicas: what was flushed is there",
+        rounds_in_test: 3,
+        rounds_in_soak: 50,
+        round: power_cut::round,
+    },
+    Show {
+        name: "power-cut-mutant",
+        about: "the same power cuts notice a build whose flush does nothing",
+        rounds_in_test: 1,
+        rounds_in_soak: 1,
+        round: power_cut::mutant_is_noticed,
+    },
+    Show {
+        name: "idle",
+        about: "50 idle volumes take at most 1 % of a core, 50 MiB and 1 MiB each",
+        rounds_in_test: 1,
+        rounds_in_soak: 1,
+        round: |_| idle::round(),
+    },
+];
+
+impl Show {
+    /// Runs one round; the error names the show and how to run that round again.
+    pub(crate) fn run(&self, seed: u64) -> Result<String> {
+        (self.round)(seed).with_context(|| {
+            format!(
+                "{} failed; again: cargo xtask show {} --seed {seed}",
+                self.name, self.name
+            )
+        })
+    }
+}
+
+/// Everything that the shows need: packages, the daemon and the client, built.
+pub(crate) fn prepare() -> Result<()> {
+    packages::need(&[
+        packages::BUILD,
+        packages::GUEST,
+        packages::POOLS,
+        packages::JUDGES,
+    ])?;
+    daemon::build()?;
+    shell::run(shell::cargo().args(["build", "--quiet", "--example", "vhost_blocks"]))
+}
+
+pub(crate) fn run(args: &[String]) -> Result<()> {
+    let Some((name, rest)) = args.split_first() else {
+        for show in &SHOWS {
+            println!("{:18} {}", show.name, show.about);
+        }
+        return Ok(());
+    };
+    let show = SHOWS.iter().find(|show| show.name == name);
+    let show = show.with_context(|| format!("there is no show {name:?}"))?;
+    let (mut seed, mut rounds) = (1, 1);
+    let mut rest = rest.iter();
+    while let Some(name) = rest.next() {
+        let value = rest
+            .next()
+            .with_context(|| format!("{name} takes a value"))?;
+        match name.as_str() {
+            "--seed" => seed = value.parse()?,
+            "--rounds" => rounds = value.parse()?,
+            other => bail!("unknown argument {other:?}"),
+        }
+    }
+    prepare()?;
+    for round in 0..rounds {
+        println!(
+            "{} seed {}: {}",
+            show.name,
+            seed + round,
+            show.run(seed + round)?
+        );
+    }
+    Ok(())
+}
+
+/// `cargo xtask bench idle`.
+pub(crate) fn bench(args: &[String]) -> Result<()> {
+    match args {
+        [which] if which == "idle" => {
+            prepare()?;
+            println!("{}", idle::round()?);
+            Ok(())
+        }
+        _ => bail!("which bench? one of: idle"),
+    }
+}
+
+/// xorshift64*, for choices that a seed decides.
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64) -> Random {
+        Random(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % limit
+    }
+}
