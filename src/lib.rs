@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod engine;
 pub mod frontend;
 pub mod http;
 pub mod io;

@@ -168,7 +168,7 @@ fn first_table<E: NexusEnv>(parts: &Parts<E>, spec: &NexusSpec, ready: &[Ready<E
         since_gen: 0,
         insync_id: generation_id,
     };
-    Label {
+    let mut label = Label {
         slot_seq: 0,
         compat: 0,
         ro_compat: 0,
@@ -193,7 +193,9 @@ fn first_table<E: NexusEnv>(parts: &Parts<E>, spec: &NexusSpec, ready: &[Ready<E
         members: ready.iter().map(member).collect(),
         ancestors: Ancestors::default(),
         name: spec.name.clone(),
-    }
+    };
+    label.set_thick(spec.thick);
+    label
 }
 
 impl<E: NexusEnv> Inner<E> {

@@ -103,6 +103,8 @@ pub struct NexusSpec {
     pub size: u64,
     /// Logical block size in bytes, 512 or 4096. Used at creation; at assembly the labels know.
     pub block_size: u32,
+    /// Whether the replicas keep their reservation. Used at creation; at assembly the labels know.
+    pub thick: bool,
     /// How long things may take.
     pub timeouts: Timeouts,
 }

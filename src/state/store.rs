@@ -49,8 +49,8 @@ pub struct VolumeRecord {
     pub delete_on_remove: bool,
     /// How long the quarantine is, seconds.
     pub quarantine_seconds: u64,
-    /// Which local pools hold a replica.
-    pub pools: Vec<PoolName>,
+    /// Which local pool holds which replica.
+    pub replicas: BTreeMap<PoolName, ReplicaId>,
     /// The number of its ublk device, from before it is started until after it is deleted.
     pub ublk: Option<u32>,
 }

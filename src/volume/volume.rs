@@ -126,6 +126,16 @@ impl<D: BlockDevice, C: Clock> Volume<D, C> {
         self.geometry.get()
     }
 
+    /// Refuses writes from now on, or takes them again. For the time between two clients: one that is there was told
+    /// otherwise.
+    pub fn set_read_only(&self, read_only: bool) {
+        let geometry = self.geometry.get();
+        self.geometry.set(Geometry {
+            read_only,
+            ..geometry
+        });
+    }
+
     /// What lies below.
     pub fn device(&self) -> &D {
         &self.device

@@ -148,6 +148,7 @@ impl Rig {
             disks: disks.collect(),
             witness: SimWitness::new(&sim),
             spec: NexusSpec {
+                thick: false,
                 name: "db".parse().unwrap(),
                 id: VolumeId::from_uuid(Uuid::from_u128(0xdb)),
                 size,

@@ -1,0 +1,492 @@
+//! From files to a running volume: [`Engine::ensure_volume`].
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, watch};
+
+use super::engine::Engine;
+use super::error::EngineError;
+use super::gather::Gathered;
+use super::live::{self, Live, LiveEnv};
+use crate::io::{Alignment, BlockDevice, Disk, FileDevice, Local, MemoryDevice};
+use crate::model::observed::{AppliedVolume, RemovalPolicy};
+use crate::model::spec::{BlockSize, OnRemove, VolumeSpec};
+use crate::model::{NodeId, PoolId, PoolName, ReplicaId, VolumeId, VolumeName};
+use crate::nexus::{Candidate, Health, Nexus, NexusSpec, NexusStatus, Parts, Presence, Timeouts};
+use crate::pool::{Opened, OpenedFile};
+use crate::replica::Label;
+use crate::replica::layout::DATA_OFFSET;
+use crate::state::{VolumeRecord, WitnessFile};
+use crate::units::Bytes;
+use crate::volume::{Counters, Geometry, Volume};
+
+/// How long an opener waits for a replica's lock (spec A1, `degraded_wait`).
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+/// A witness file is written through the page cache with RWF_DSYNC: the state folder may be anywhere.
+const WITNESS_ALIGNMENT: Alignment = Alignment {
+    offset: 512,
+    memory: 1,
+};
+
+/// A replica on its way to the reactor.
+#[derive(Debug)]
+pub(super) struct Bring {
+    pub(super) pool: PoolName,
+    pub(super) pool_id: Option<PoolId>,
+    pub(super) replica: Option<ReplicaId>,
+    pub(super) what: Brought,
+}
+
+/// What is brought of a replica.
+#[derive(Debug)]
+pub(super) enum Brought {
+    File(OpenedFile),
+    /// Blank memory of this size, bytes.
+    Memory(u64),
+    Absent(String),
+}
+
+/// All that a reactor needs to start a volume.
+#[derive(Debug)]
+pub(super) struct Starter {
+    pub(super) spec: NexusSpec,
+    pub(super) node: NodeId,
+    /// None for volumes that are in memory only: their witness goes with them.
+    pub(super) witness: Option<std::os::fd::OwnedFd>,
+    pub(super) replicas: Vec<Bring>,
+    /// Whether the volume is made, or found.
+    pub(super) creates: bool,
+    pub(super) counters: Arc<Counters>,
+}
+
+impl Engine {
+    /// Makes a volume run: assembles it from the replicas that carry its name in the listed pools or, when there has
+    /// never been one, creates it (spec A0). `spec.replicas` names pools of this node only.
+    ///
+    /// # Errors
+    /// What is missing, ambiguous or failing; it then stays in [`Engine::observe`] as the volume's problem.
+    pub async fn ensure_volume(
+        &self,
+        name: &VolumeName,
+        spec: &VolumeSpec,
+    ) -> Result<(), EngineError> {
+        let _turn = self.turn(name).await;
+        if let Some(live) = self.live(name) {
+            return self.remember(live.id, spec, None).await;
+        }
+        let result = self.bring_up(name, spec).await;
+        match &result {
+            Ok(()) => drop(self.problems().remove(name)),
+            Err(error) => drop(self.problems().insert(name.clone(), error.problem())),
+        }
+        self.touch();
+        result
+    }
+
+    async fn bring_up(&self, name: &VolumeName, spec: &VolumeSpec) -> Result<(), EngineError> {
+        let is_memory_only = spec.replicas.iter().all(|pool| self.is_memory(pool));
+        let mut gathered = self.gather(name, &spec.replicas).await;
+        if self.clear_unfinished(name).await? {
+            gathered = self.gather(name, &spec.replicas).await;
+        }
+        let ids: Vec<VolumeId> = gathered.ids_of(name).into_iter().collect();
+        match ids.as_slice() {
+            [] => {
+                self.check_creatable(name, &gathered, is_memory_only)?;
+                self.create_volume(name, spec, is_memory_only).await
+            }
+            [id] => {
+                let gathered = self
+                    .gather_patiently(name, *id, &spec.replicas, gathered)
+                    .await;
+                self.assemble_volume((name, *id), spec, &gathered).await
+            }
+            _ => Err(EngineError::new(
+                "AmbiguousVolume",
+                format!(
+                    "replicas of {} different volumes carry the name \"{name}\"; nothing is opened: move the files of \
+                     the wrong one out of the pool's folder \"replicas\"",
+                    ids.len()
+                ),
+            )),
+        }
+    }
+
+    async fn assemble_volume(
+        &self,
+        (name, id): (&VolumeName, VolumeId),
+        spec: &VolumeSpec,
+        gathered: &Gathered,
+    ) -> Result<(), EngineError> {
+        let label = gathered.newest_label(id).cloned().ok_or_else(|| {
+            EngineError::new(
+                "DataMissing",
+                format!("the replicas of volume \"{name}\" are gone"),
+            )
+        })?;
+        let replicas = self
+            .bring_replicas(id, &spec.replicas, gathered, &label)
+            .await;
+        let files = replicas.iter().filter_map(file_of).collect();
+        let known = replicas
+            .iter()
+            .filter_map(|b| Some((b.pool.clone(), b.replica?)))
+            .collect();
+        let block_size = if label.lb_size == 512 {
+            BlockSize::B512
+        } else {
+            BlockSize::B4096
+        };
+        let applied = AppliedVolume {
+            size: Bytes(label.data_len),
+            block_size,
+            thin: Some(!label.is_thick()),
+            replicas: spec.replicas.iter().cloned().collect(),
+            members: label.members.len(),
+            removal: RemovalPolicy::default(),
+        };
+        let starter = Starter {
+            spec: nexus_spec(name, id, &applied),
+            node: self.shared.state.node(),
+            witness: Some(self.shared.state.open_witness(id)?),
+            replicas,
+            creates: false,
+            counters: Arc::default(),
+        };
+        self.remember(id, spec, Some(known)).await?;
+        self.launch(name, starter, applied, files).await
+    }
+
+    /// Opens and locks every replica of a volume, all pools at once.
+    async fn bring_replicas(
+        &self,
+        id: VolumeId,
+        pools: &[PoolName],
+        gathered: &Gathered,
+        newest: &Label,
+    ) -> Vec<Bring> {
+        let mut opening = tokio::task::JoinSet::new();
+        let recorded = self.shared.store.volume(id).unwrap_or_default().replicas;
+        let mut order = 0usize;
+        for pool in pools {
+            let here: Vec<_> = gathered
+                .active
+                .iter()
+                .filter(|(p, found)| p == pool && belongs(found.label.as_ref(), id))
+                .map(|(_, found)| found.clone())
+                .collect();
+            let absent = |why: String| Brought::Absent(why);
+            if here.is_empty() {
+                let offline = gathered.offline.iter().find(|(p, _)| p == pool);
+                let what = match offline {
+                    Some((_, why)) => absent(why.clone()),
+                    None if self.is_memory(pool) => Brought::Memory(newest.file_len()),
+                    None => absent(format!("pool \"{pool}\" has no replica of this volume")),
+                };
+                let replica = recorded.get(pool).copied();
+                let replica = replica.or_else(|| only_unmatched(newest, gathered));
+                let pool_id = self.pool_id(pool);
+                let bring = Bring {
+                    pool: pool.clone(),
+                    pool_id,
+                    replica,
+                    what,
+                };
+                opening.spawn(std::future::ready((order, bring)));
+                order += 1;
+            }
+            for found in here {
+                let handle = self.open_one(pool);
+                let (pool, pool_id) = (pool.clone(), self.pool_id(pool));
+                opening.spawn(async move {
+                    let replica = found.place.replica();
+                    let what = match (found.fault, handle) {
+                        (Some(fault), _) => Brought::Absent(fault.to_string()),
+                        (None, Err(error)) => Brought::Absent(error.to_string()),
+                        (None, Ok(handle)) => match handle.open(replica, LOCK_PATIENCE).await {
+                            Ok(Opened::File(file)) => Brought::File(file),
+                            Ok(Opened::Memory { size }) => Brought::Memory(size),
+                            Err(error) => Brought::Absent(EngineError::from(error).to_string()),
+                        },
+                    };
+                    (
+                        order,
+                        Bring {
+                            pool,
+                            pool_id,
+                            replica: Some(replica),
+                            what,
+                        },
+                    )
+                });
+                order += 1;
+            }
+        }
+        let mut brought = opening.join_all().await;
+        brought.sort_by_key(|(order, _)| *order);
+        brought.into_iter().map(|(_, bring)| bring).collect()
+    }
+
+    pub(super) fn pool_id(&self, name: &PoolName) -> Option<PoolId> {
+        let open = self
+            .pools()
+            .get(name)
+            .and_then(|e| e.pool.as_ref().map(crate::pool::Pool::id));
+        open.or_else(|| self.shared.store.pool(name))
+    }
+
+    /// Starts a volume on a reactor and takes it into the books.
+    pub(super) async fn launch(
+        &self,
+        name: &VolumeName,
+        starter: Starter,
+        applied: AppliedVolume,
+        files: Vec<(PoolName, ReplicaId)>,
+    ) -> Result<(), EngineError> {
+        let id = starter.spec.id;
+        let is_memory_only = starter.witness.is_none();
+        let reactor = self.place();
+        let counters = Arc::clone(&starter.counters);
+        let (status, receiver) = watch::channel(initial_status());
+        let changes = Arc::clone(&self.shared.changes);
+        let started = reactor.run(move |local| start(local, starter, status, changes));
+        started.await.map_err(|_| EngineError::stopping())??;
+        if !is_memory_only {
+            self.witness_names().insert(id, name.clone());
+        }
+        let live = Live {
+            id,
+            reactor,
+            counters,
+            status: receiver,
+            applied,
+            files,
+            is_memory_only,
+            export: Mutex::new(None),
+            export_seen: std::sync::Mutex::default(),
+        };
+        let health = live.status.borrow().health;
+        tracing::info!(volume = %name, %id, reactor = live.reactor.index(), ?health, "serving");
+        self.volumes().insert(name.clone(), Arc::new(live));
+        Ok(())
+    }
+
+    /// Notes in the database how the volume was made and what becomes of it when its table goes.
+    pub(super) async fn remember(
+        &self,
+        id: VolumeId,
+        spec: &VolumeSpec,
+        replicas: Option<std::collections::BTreeMap<PoolName, ReplicaId>>,
+    ) -> Result<(), EngineError> {
+        let mut record = self.shared.store.volume(id).unwrap_or_default();
+        record.delete_on_remove = spec.on_remove == OnRemove::Delete;
+        record.quarantine_seconds = spec.quarantine_for.as_secs();
+        record.thin = Some(record.thin.unwrap_or(spec.thin));
+        record.replicas.extend(replicas.unwrap_or_default());
+        Ok(self.shared.store.set_volume(id, record).await?)
+    }
+
+    /// What was last applied about a volume's removal.
+    pub(super) fn removal_policy(record: &VolumeRecord) -> RemovalPolicy {
+        let on_remove = if record.delete_on_remove {
+            OnRemove::Delete
+        } else {
+            OnRemove::Retain
+        };
+        let quarantine_for = Duration::from_secs(record.quarantine_seconds);
+        RemovalPolicy {
+            on_remove,
+            quarantine_for,
+        }
+    }
+
+    /// Notes what becomes of a volume when its table goes.
+    ///
+    /// # Errors
+    /// When the database can't be written, or there is no such volume.
+    pub async fn set_removal_policy(
+        &self,
+        name: &VolumeName,
+        policy: RemovalPolicy,
+    ) -> Result<(), EngineError> {
+        let live = self.live(name).map(|live| live.id);
+        let id = match live {
+            Some(id) => id,
+            None => self.idle_id(name).ok_or_else(|| no_such_volume(name))?,
+        };
+        let mut record = self.shared.store.volume(id).unwrap_or_default();
+        record.delete_on_remove = policy.on_remove == OnRemove::Delete;
+        record.quarantine_seconds = policy.quarantine_for.as_secs();
+        self.shared.store.set_volume(id, record).await?;
+        self.touch();
+        Ok(())
+    }
+}
+
+pub(super) fn no_such_volume(name: &VolumeName) -> EngineError {
+    EngineError::new(
+        "NotFound",
+        format!("there is no volume \"{name}\" on this node"),
+    )
+}
+
+fn belongs(label: Option<&Label>, id: VolumeId) -> bool {
+    label.is_some_and(|label| label.volume == id)
+}
+
+/// The one member of the table that no file here belongs to, if it is only one.
+fn only_unmatched(newest: &Label, gathered: &Gathered) -> Option<ReplicaId> {
+    let here: BTreeSet<ReplicaId> = gathered
+        .labels_of(newest.volume)
+        .map(|label| label.replica)
+        .collect();
+    let mut unmatched = newest.members.iter().filter(|m| !here.contains(&m.replica));
+    match (unmatched.next(), unmatched.next()) {
+        (Some(member), None) => Some(member.replica),
+        _ => None,
+    }
+}
+
+pub(super) fn file_of(bring: &Bring) -> Option<(PoolName, ReplicaId)> {
+    match bring.what {
+        Brought::File(_) => Some((bring.pool.clone(), bring.replica?)),
+        Brought::Memory(_) | Brought::Absent(_) => None,
+    }
+}
+
+pub(super) fn nexus_spec(name: &VolumeName, id: VolumeId, applied: &AppliedVolume) -> NexusSpec {
+    NexusSpec {
+        name: name.clone(),
+        id,
+        size: applied.size.get(),
+        block_size: applied.block_size.bytes(),
+        thick: applied.thin == Some(false),
+        timeouts: Timeouts::default(),
+    }
+}
+
+/// Length of a replica's file for a volume of `size`, bytes.
+pub(super) const fn replica_len(size: Bytes) -> u64 {
+    DATA_OFFSET.saturating_add(size.get())
+}
+
+fn initial_status() -> NexusStatus {
+    NexusStatus {
+        version: 0,
+        health: Health::Stopped,
+        generation: 0,
+        epoch: 0,
+        size_bytes: 0,
+        children: Vec::new(),
+        unresolved_bytes: 0,
+        lost_unflushed: false,
+    }
+}
+
+/// On the reactor: builds the nexus, shows it as a volume, and reports its status from then on.
+async fn start(
+    local: Local,
+    starter: Starter,
+    status: watch::Sender<NexusStatus>,
+    changes: Arc<watch::Sender<u64>>,
+) -> Result<(), EngineError> {
+    let Starter {
+        spec,
+        node,
+        witness,
+        replicas,
+        creates,
+        counters,
+    } = starter;
+    let record = match witness {
+        Some(fd) => {
+            let len = crate::state::witness::FILE_LEN;
+            Disk::File(local.file(fd, len, WITNESS_ALIGNMENT, true))
+        }
+        None => Disk::Memory(MemoryDevice::new(crate::state::witness::FILE_LEN)),
+    };
+    let witness = WitnessFile::new(record, local.buffers().clone(), spec.id);
+    let buffers = local.buffers().clone();
+    let parts: Parts<LiveEnv> = Parts::new(
+        local.clone(),
+        local.clone(),
+        local.clone(),
+        witness,
+        buffers,
+        node,
+    );
+    let thick = spec.thick;
+    let candidates = replicas
+        .into_iter()
+        .map(|b| candidate(&local, b, thick))
+        .collect();
+    let (name, id) = (spec.name.clone(), spec.id);
+    let nexus = if creates {
+        Nexus::create(parts, spec, candidates).await?
+    } else {
+        Nexus::assemble(parts, spec, candidates).await?
+    };
+    let geometry = Geometry {
+        size: nexus.size(),
+        block_size: nexus.alignment().offset,
+        read_only: false,
+    };
+    // Before anybody is told that it runs: who asks next sees how it runs.
+    let _ = status.send(nexus.status());
+    live::insert(
+        &local,
+        Volume::new((name, id), nexus.clone(), local.clone(), geometry, counters),
+    );
+    crate::io::Spawn::spawn(&local, report(nexus, status, changes));
+    Ok(())
+}
+
+/// Sends the nexus's status whenever it changes, until it has stopped.
+async fn report(
+    nexus: Nexus<LiveEnv>,
+    status: watch::Sender<NexusStatus>,
+    changes: Arc<watch::Sender<u64>>,
+) {
+    let mut seen = 0;
+    loop {
+        seen = nexus.changed(seen).await;
+        let now = nexus.status();
+        let stopped = now.health == Health::Stopped;
+        if status.send(now).is_err() || stopped {
+            return;
+        }
+        changes.send_modify(|count| *count += 1);
+    }
+}
+
+fn candidate(local: &Local, bring: Bring, thick: bool) -> Candidate<Disk> {
+    let (volatile, presence) = match bring.what {
+        Brought::File(file) => {
+            let disk = file_disk(local, file, thick);
+            (false, Presence::Present(Disk::File(disk)))
+        }
+        Brought::Memory(size) => {
+            let disk = Disk::Memory(MemoryDevice::new(size));
+            (true, Presence::Present(disk))
+        }
+        Brought::Absent(why) => (false, Presence::Absent(why)),
+    };
+    Candidate {
+        pool: bring.pool,
+        pool_id: bring.pool_id,
+        replica: bring.replica,
+        volatile,
+        presence,
+    }
+}
+
+fn file_disk(local: &Local, file: OpenedFile, thick: bool) -> FileDevice {
+    local.file(
+        file.fd,
+        file.size,
+        file.alignment,
+        file.thick.unwrap_or(thick),
+    )
+}

@@ -1,0 +1,198 @@
+//! Finding the replicas of a volume: by the name in their labels, then by the id in them.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::engine::Engine;
+use super::error::EngineError;
+use crate::model::status::ReplicaState;
+use crate::model::{PoolName, VolumeId, VolumeName};
+use crate::pool::{FoundReplica, Place};
+use crate::replica::{Label, MemberState};
+
+/// How long a start waits for a member that should be there (spec A6, `degraded_wait`).
+const DEGRADED_WAIT: Duration = Duration::from_secs(10);
+/// How often it looks again meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// What the listed pools hold.
+#[derive(Debug, Default)]
+pub(super) struct Gathered {
+    /// Every replica in use, of any volume, with its pool.
+    pub(super) active: Vec<(PoolName, FoundReplica)>,
+    /// Quarantined data whose label or file name carries the name.
+    pub(super) quarantined: Vec<String>,
+    /// Listed pools that are not open, and why.
+    pub(super) offline: Vec<(PoolName, String)>,
+}
+
+impl Gathered {
+    /// The ids of all volumes that carry `name`.
+    pub(super) fn ids_of(&self, name: &VolumeName) -> BTreeSet<VolumeId> {
+        let labels = self
+            .active
+            .iter()
+            .filter_map(|(_, found)| found.label.as_ref());
+        labels
+            .filter(|label| label.name == *name)
+            .map(|label| label.volume)
+            .collect()
+    }
+
+    /// Labels of a volume's replicas.
+    pub(super) fn labels_of(&self, id: VolumeId) -> impl Iterator<Item = &Label> {
+        self.active
+            .iter()
+            .filter_map(|(_, found)| found.label.as_ref())
+            .filter(move |label| label.volume == id)
+    }
+
+    /// The label with the highest generation.
+    pub(super) fn newest_label(&self, id: VolumeId) -> Option<&Label> {
+        self.labels_of(id)
+            .max_by_key(|label| (label.generation, label.epoch))
+    }
+
+    /// Whether an in-sync member of the newest table has no usable file here.
+    fn lacks_a_member(&self, id: VolumeId, in_memory: usize) -> bool {
+        let Some(newest) = self.newest_label(id) else {
+            return false;
+        };
+        let here = |replica| {
+            self.active.iter().any(|(_, found)| {
+                found.place.replica() == replica && found.label.is_some() && found.fault.is_none()
+            })
+        };
+        let absent = newest
+            .members
+            .iter()
+            .filter(|m| m.state == MemberState::InSync && !here(m.replica))
+            .count();
+        absent > in_memory
+    }
+}
+
+impl Engine {
+    /// Looks into every listed pool.
+    pub(super) async fn gather(&self, name: &VolumeName, pools: &[PoolName]) -> Gathered {
+        let mut gathered = Gathered::default();
+        for pool in pools {
+            let looked = match self.open_one(pool) {
+                Ok(_) => self.look_into(pool).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = looked {
+                gathered.offline.push((pool.clone(), error.to_string()));
+                continue;
+            }
+            let found = self.pools().get(pool).map(|entry| entry.found.clone());
+            for found in found.unwrap_or_default() {
+                match &found.place {
+                    Place::Active(_) => gathered.active.push((pool.clone(), found)),
+                    Place::Quarantined(entry) => {
+                        let labelled = found.label.as_ref().is_some_and(|l| l.name == *name);
+                        if entry.volume == *name || labelled {
+                            gathered.quarantined.push(entry.id());
+                        }
+                    }
+                }
+            }
+        }
+        let parked: Vec<_> = self.parked().values().cloned().collect();
+        for volume in parked.into_iter().filter(|volume| volume.name == *name) {
+            gathered
+                .quarantined
+                .push(format!("{}@{}", volume.name, volume.removed_at));
+        }
+        gathered.quarantined.sort();
+        gathered.quarantined.dedup();
+        gathered
+    }
+
+    /// As [`Engine::gather`], but looks again for a while when an in-sync member of the volume is missing.
+    pub(super) async fn gather_patiently(
+        &self,
+        name: &VolumeName,
+        id: VolumeId,
+        pools: &[PoolName],
+        mut gathered: Gathered,
+    ) -> Gathered {
+        let in_memory = pools.iter().filter(|pool| self.is_memory(pool)).count();
+        let deadline = tokio::time::Instant::now() + DEGRADED_WAIT;
+        while gathered.lacks_a_member(id, in_memory) && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            gathered = self.gather(name, pools).await;
+        }
+        gathered
+    }
+
+    pub(super) fn is_memory(&self, pool: &PoolName) -> bool {
+        let pools = self.pools();
+        pools
+            .get(pool)
+            .and_then(|e| e.pool.as_ref())
+            .is_some_and(crate::pool::Pool::is_memory)
+    }
+
+    /// Refuses what a person has to sort out first (spec A0, `ux` 3.5).
+    pub(super) fn check_creatable(
+        &self,
+        name: &VolumeName,
+        gathered: &Gathered,
+        is_memory_only: bool,
+    ) -> Result<(), EngineError> {
+        if !gathered.quarantined.is_empty() {
+            return Err(EngineError::new(
+                "QuarantinedDataExists",
+                format!(
+                    "removed data carries the name \"{name}\" ({}); nothing is created: bring it back with `volund \
+                     quarantine restore`, or delete it with `volund quarantine purge`",
+                    gathered.quarantined.join(", ")
+                ),
+            ));
+        }
+        if let Some((_, why)) = gathered.offline.first() {
+            return Err(EngineError::new(
+                "PoolOffline",
+                format!("volume \"{name}\" is created once all of its pools are online: {why}"),
+            ));
+        }
+        let witnessed = self
+            .witness_names()
+            .iter()
+            .find(|(_, n)| *n == name)
+            .map(|(id, _)| *id);
+        match witnessed {
+            Some(id) if !is_memory_only => Err(EngineError::new(
+                "DataMissing",
+                format!(
+                    "this node had a volume \"{name}\" ({id}) but no replica of it is in the listed pools; nothing is \
+                     created: list the pools that have them, or give the new volume another name"
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What a replica is when nobody serves it.
+pub(super) fn idle_state(found: &FoundReplica) -> (ReplicaState, Option<String>) {
+    let Some(label) = &found.label else {
+        return (
+            ReplicaState::Absent,
+            found.fault.as_ref().map(ToString::to_string),
+        );
+    };
+    let own = label
+        .members
+        .iter()
+        .find(|member| member.replica == label.replica);
+    let state = match own.map(|member| member.state) {
+        _ if found.fault.is_some() => ReplicaState::Absent,
+        Some(MemberState::InSync) => ReplicaState::InSync,
+        Some(MemberState::Rebuilding) => ReplicaState::Rebuilding,
+        Some(MemberState::Blank) => ReplicaState::Blank,
+        Some(MemberState::Stale | MemberState::Removed) | None => ReplicaState::Stale,
+    };
+    (state, found.fault.as_ref().map(ToString::to_string))
+}

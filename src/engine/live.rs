@@ -1,0 +1,123 @@
+//! A running volume: what of it lives on its reactor, and what the control thread holds of it.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::error::EngineError;
+use super::exports::LiveExport;
+use crate::io::{Disk, Local, ReactorHandle};
+use crate::model::observed::{AppliedVolume, ObservedExport};
+use crate::model::{PoolName, ReplicaId, VolumeId};
+use crate::nexus::{Nexus, NexusEnv, NexusStatus};
+use crate::state::WitnessFile;
+use crate::volume::{Counters, Volume};
+
+/// How long a clean stop may take before the caller is told that it hangs.
+const STOP_DEADLINE: Duration = Duration::from_secs(60);
+
+/// The parts that a nexus is built from in production.
+#[derive(Debug)]
+pub(super) enum LiveEnv {}
+
+impl NexusEnv for LiveEnv {
+    type Disk = Disk;
+    type Clock = Local;
+    type Rng = Local;
+    type Spawn = Local;
+    type Witness = WitnessFile<Disk>;
+}
+
+/// A volume as frontends serve it.
+pub(super) type LiveVolume = Volume<Nexus<LiveEnv>, Local>;
+
+/// The volumes of one reactor.
+#[derive(Default)]
+struct Registry {
+    volumes: RefCell<BTreeMap<VolumeId, Rc<LiveVolume>>>,
+}
+
+/// The volume with this id, if it runs on this reactor.
+pub(super) fn find(local: &Local, id: VolumeId) -> Option<Rc<LiveVolume>> {
+    let registry = local.extension(Registry::default);
+    registry.volumes.borrow().get(&id).cloned()
+}
+
+/// Adds a volume to its reactor.
+pub(super) fn insert(local: &Local, volume: LiveVolume) {
+    let registry = local.extension(Registry::default);
+    registry
+        .volumes
+        .borrow_mut()
+        .insert(volume.id(), Rc::new(volume));
+}
+
+/// Takes a volume off its reactor.
+fn remove(local: &Local, id: VolumeId) -> Option<Rc<LiveVolume>> {
+    let registry = local.extension(Registry::default);
+    registry.volumes.borrow_mut().remove(&id)
+}
+
+/// A running volume, as the control thread holds it.
+pub(super) struct Live {
+    pub(super) id: VolumeId,
+    pub(super) reactor: ReactorHandle,
+    pub(super) counters: Arc<Counters>,
+    /// What the nexus last said of itself.
+    pub(super) status: watch::Receiver<NexusStatus>,
+    pub(super) applied: AppliedVolume,
+    /// Its replicas in files, and how long those must be at least.
+    pub(super) files: Vec<(PoolName, ReplicaId)>,
+    /// Whether every replica is in memory: then it is parked when its table goes, because there is no file to move.
+    pub(super) is_memory_only: bool,
+    pub(super) export: tokio::sync::Mutex<Option<LiveExport>>,
+    /// What was last seen of the export.
+    pub(super) export_seen: Mutex<Option<ObservedExport>>,
+}
+
+impl Live {
+    /// Stops the volume cleanly (spec A10) and lets go of its replicas. Its export must be gone.
+    ///
+    /// # Errors
+    /// When requests hang on a disk.
+    pub(super) async fn stop(&self) -> Result<(), EngineError> {
+        let id = self.id;
+        let stopped = self.reactor.run(move |local| async move {
+            match find(&local, id) {
+                Some(volume) => {
+                    let clean = volume.device().stop().await;
+                    remove(&local, id);
+                    clean
+                }
+                None => true,
+            }
+        });
+        match tokio::time::timeout(STOP_DEADLINE, stopped).await {
+            Ok(Ok(clean)) => {
+                tracing::info!(volume = %id, clean, "stopped");
+                Ok(())
+            }
+            Ok(Err(_)) => Err(EngineError::stopping()),
+            Err(_) => Err(EngineError::new(
+                "StopTimeout",
+                format!(
+                    "requests of volume {id} did not end within {} s: a disk hangs",
+                    STOP_DEADLINE.as_secs()
+                ),
+            )),
+        }
+    }
+}
+
+impl fmt::Debug for Live {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Live")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}

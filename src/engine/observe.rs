@@ -1,0 +1,320 @@
+//! What there is on this node: [`Engine::observe`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::engine::Engine;
+use super::gather::idle_state;
+use super::live::Live;
+use crate::io::clock::wall;
+use crate::model::observed::{
+    AppliedVolume, Observed, ObservedPool, ObservedQuarantine, ObservedVolume, Problem,
+};
+use crate::model::spec::BlockSize;
+use crate::model::status::ReplicaStatus;
+use crate::model::{PoolName, ReplicaId, VolumeId, VolumeName};
+use crate::nexus::{ChildStatus, Health, NexusStatus};
+use crate::pool::{FoundReplica, Place, QuarantineName};
+use crate::replica::Label;
+use crate::units::Bytes;
+
+/// A file with its pool.
+type Placed = (PoolName, FoundReplica);
+
+impl Engine {
+    /// Everything that is known right now. Never waits for a pool: what a busy one last said is shown.
+    pub async fn observe(&self) -> Observed {
+        let since = wall()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
+        let files = self.all_files();
+        let lives: BTreeMap<VolumeName, Arc<Live>> = self.volumes().clone();
+        let mut volumes = self.observe_idle(&files, &lives);
+        for (name, live) in &lives {
+            volumes.insert(name.clone(), self.observe_live(live, &files).await);
+        }
+        Observed {
+            at_unix_seconds: since.as_secs(),
+            pools: self.observe_pools(),
+            volumes,
+            quarantine: self.observe_quarantine(&files),
+        }
+    }
+
+    fn all_files(&self) -> Vec<Placed> {
+        let pools = self.pools();
+        let files = pools
+            .iter()
+            .flat_map(|(pool, entry)| entry.found.iter().map(move |f| (pool.clone(), f.clone())));
+        files.collect()
+    }
+
+    fn observe_pools(&self) -> BTreeMap<PoolName, ObservedPool> {
+        let pools = self.pools();
+        let observed = pools.iter().map(|(name, entry)| {
+            let pool = ObservedPool {
+                spec: entry.spec.clone(),
+                id: entry.pool.as_ref().map(crate::pool::Pool::id),
+                problem: entry.problem.clone(),
+                capacity: entry.capacity.size,
+                allocated: entry.capacity.allocated,
+                committed: entry.capacity.committed,
+                available: entry.capacity.available,
+            };
+            (name.clone(), pool)
+        });
+        observed.collect()
+    }
+
+    async fn observe_live(&self, live: &Live, files: &[Placed]) -> ObservedVolume {
+        let status = live.status.borrow().clone();
+        let record = self.shared.store.volume(live.id).unwrap_or_default();
+        let applied = AppliedVolume {
+            removal: Self::removal_policy(&record),
+            ..live.applied.clone()
+        };
+        ObservedVolume {
+            ids: BTreeSet::from([live.id]),
+            applied,
+            serving: !matches!(status.health, Health::Stopped),
+            problem: problem_of(&status),
+            export: live.observe_export().await,
+            nexus_generation: status.generation,
+            replicas: status
+                .children
+                .iter()
+                .filter_map(|c| replica_status(c, files))
+                .collect(),
+        }
+    }
+
+    /// Volumes of which there are files but which nobody serves.
+    fn observe_idle(
+        &self,
+        files: &[Placed],
+        lives: &BTreeMap<VolumeName, Arc<Live>>,
+    ) -> BTreeMap<VolumeName, ObservedVolume> {
+        let running: BTreeSet<VolumeId> = lives.values().map(|live| live.id).collect();
+        let mut by_id: BTreeMap<VolumeId, Vec<&Placed>> = BTreeMap::new();
+        for file in files {
+            let is_active = matches!(file.1.place, Place::Active(_));
+            if let Some(label) = file.1.label.as_ref().filter(|_| is_active)
+                && !running.contains(&label.volume)
+            {
+                by_id.entry(label.volume).or_default().push(file);
+            }
+        }
+        let mut volumes: BTreeMap<VolumeName, ObservedVolume> = BTreeMap::new();
+        for (id, files) in by_id {
+            let Some(name) = self.name_of(id, &files) else {
+                continue;
+            };
+            match volumes.get_mut(&name) {
+                // Two ids under one name: the planner refuses to guess.
+                Some(volume) => drop(volume.ids.insert(id)),
+                None => {
+                    if let Some(volume) = self.observe_files(id, &name, &files) {
+                        volumes.insert(name, volume);
+                    }
+                }
+            }
+        }
+        volumes
+    }
+
+    /// The name of a volume that nobody serves. Its labels agree, but for a rename that was cut short: then the witness,
+    /// which follows last, has the old name, under which the rename will be finished.
+    fn name_of(&self, id: VolumeId, files: &[&Placed]) -> Option<VolumeName> {
+        let names: BTreeSet<&VolumeName> = files
+            .iter()
+            .filter_map(|(_, f)| f.label.as_ref())
+            .map(|label| &label.name)
+            .collect();
+        let witness = self.witness_names().get(&id).cloned();
+        match witness {
+            Some(name) if names.len() > 1 && names.contains(&name) => Some(name),
+            _ => names.into_iter().next().cloned(),
+        }
+    }
+
+    fn observe_files(
+        &self,
+        id: VolumeId,
+        name: &VolumeName,
+        files: &[&Placed],
+    ) -> Option<ObservedVolume> {
+        let labels = files.iter().filter_map(|(_, found)| found.label.as_ref());
+        let newest = labels.max_by_key(|label| label.generation)?;
+        let replicas = files.iter().map(|(pool, found)| {
+            let (state, reason) = idle_state(found);
+            ReplicaStatus {
+                pool: pool.clone(),
+                uuid: Some(found.place.replica()),
+                state,
+                reason,
+                allocated_bytes: found.stat.allocated,
+            }
+        });
+        Some(ObservedVolume {
+            ids: BTreeSet::from([id]),
+            applied: self.applied_of(id, newest, files.iter().map(|(pool, _)| pool)),
+            serving: false,
+            problem: self.problems().get(name).cloned(),
+            export: None,
+            nexus_generation: 0,
+            replicas: replicas.collect(),
+        })
+    }
+
+    fn applied_of<'a>(
+        &self,
+        id: VolumeId,
+        label: &Label,
+        pools: impl Iterator<Item = &'a PoolName>,
+    ) -> AppliedVolume {
+        let record = self.shared.store.volume(id).unwrap_or_default();
+        let known = self.shared.store.volume(id).is_some();
+        let block_size = if label.lb_size == 512 {
+            BlockSize::B512
+        } else {
+            BlockSize::B4096
+        };
+        AppliedVolume {
+            size: Bytes(label.data_len),
+            block_size,
+            thin: Some(!label.is_thick()),
+            replicas: pools
+                .cloned()
+                .chain(record.replicas.keys().cloned())
+                .collect(),
+            members: label.members.len(),
+            removal: if known {
+                Self::removal_policy(&record)
+            } else {
+                Default::default()
+            },
+        }
+    }
+
+    fn observe_quarantine(&self, files: &[Placed]) -> Vec<ObservedQuarantine> {
+        let mut by_id: BTreeMap<VolumeId, Vec<(&QuarantineName, &Placed)>> = BTreeMap::new();
+        for file in files {
+            if let Place::Quarantined(name) = &file.1.place {
+                by_id.entry(name.volume_id).or_default().push((name, file));
+            }
+        }
+        let mut entries: Vec<ObservedQuarantine> = by_id
+            .into_iter()
+            .filter_map(|(id, files)| self.quarantine_entry(id, &files))
+            .collect();
+        let parked: Vec<_> = self.parked().values().cloned().collect();
+        for volume in parked {
+            let record = self.shared.store.volume(volume.live.id).unwrap_or_default();
+            entries.push(ObservedQuarantine {
+                id: volume.entry(),
+                volume: volume.name.clone(),
+                uuid: volume.live.id,
+                removed_at_unix_seconds: seconds(volume.removed_at),
+                applied: AppliedVolume {
+                    removal: Self::removal_policy(&record),
+                    ..volume.live.applied.clone()
+                },
+                allocated: volume.live.applied.size,
+            });
+        }
+        entries.sort_by(|a, b| a.id.cmp(&b.id));
+        entries
+    }
+
+    fn quarantine_entry(
+        &self,
+        id: VolumeId,
+        files: &[(&QuarantineName, &Placed)],
+    ) -> Option<ObservedQuarantine> {
+        let (first, _) = files.first()?;
+        let labels = files
+            .iter()
+            .filter_map(|(_, (_, found))| found.label.as_ref());
+        let newest = labels.max_by_key(|label| label.generation)?;
+        Some(ObservedQuarantine {
+            id: first.id(),
+            volume: first.volume.clone(),
+            uuid: id,
+            removed_at_unix_seconds: seconds(first.removed_at),
+            applied: self.applied_of(id, newest, files.iter().map(|(_, (pool, _))| pool)),
+            allocated: Bytes(
+                files
+                    .iter()
+                    .map(|(_, (_, found))| found.stat.allocated)
+                    .sum(),
+            ),
+        })
+    }
+
+    /// The id of the volume that has this name and that nobody serves; none when there is none, or more than one.
+    pub(super) fn idle_id(&self, name: &VolumeName) -> Option<VolumeId> {
+        let files = self.all_files();
+        let lives = self.volumes().clone();
+        let volume = self.observe_idle(&files, &lives).remove(name)?;
+        match volume.ids.len() {
+            1 => volume.ids.into_iter().next(),
+            _ => None,
+        }
+    }
+}
+
+fn seconds(time: jiff::Timestamp) -> u64 {
+    u64::try_from(time.as_second()).unwrap_or(0)
+}
+
+fn problem_of(status: &NexusStatus) -> Option<Problem> {
+    let reasons: Vec<String> = status
+        .children
+        .iter()
+        .filter_map(|child| {
+            Some(format!(
+                "{}: {}",
+                child.pool.as_ref()?,
+                child.reason.as_ref()?
+            ))
+        })
+        .collect();
+    let (reason, message) = match status.health {
+        Health::Online | Health::Degraded => return None,
+        Health::Stopped => ("Stopped", "the volume is being stopped".to_owned()),
+        Health::Failed if status.lost_unflushed => (
+            "LostUnflushed",
+            format!(
+                "acknowledged writes may be lost, so writes fail until the client detaches and comes back ({})",
+                reasons.join("; ")
+            ),
+        ),
+        Health::Failed => (
+            "LastCopyFailing",
+            format!(
+                "the last in-sync copy fails, and is tried again by every request ({})",
+                reasons.join("; ")
+            ),
+        ),
+    };
+    Some(Problem {
+        reason: reason.to_owned(),
+        message,
+    })
+}
+
+fn replica_status(child: &ChildStatus, files: &[Placed]) -> Option<ReplicaStatus> {
+    let allocated = |replica: ReplicaId| {
+        files
+            .iter()
+            .find(|(_, f)| f.place.replica() == replica)
+            .map(|(_, f)| f.stat.allocated)
+    };
+    Some(ReplicaStatus {
+        pool: child.pool.clone()?,
+        uuid: child.replica,
+        state: child.state,
+        reason: child.reason.clone(),
+        allocated_bytes: child.replica.and_then(allocated).unwrap_or(0),
+    })
+}

@@ -1,0 +1,170 @@
+//! Opening and closing pools, and what was last seen in them.
+
+use std::path::Path;
+
+use super::engine::Engine;
+use super::error::EngineError;
+use crate::model::PoolName;
+use crate::model::observed::Problem;
+use crate::model::spec::{PoolBacking, PoolSpec};
+use crate::pool::{Capacity, FoundReplica, Pool, PoolError};
+
+/// A pool that was opened, or that somebody tried to open.
+#[derive(Debug)]
+pub(super) struct PoolEntry {
+    pub(super) spec: PoolSpec,
+    /// None when it could not be opened.
+    pub(super) pool: Option<Pool>,
+    /// Why it does not serve.
+    pub(super) problem: Option<Problem>,
+    /// As last seen.
+    pub(super) capacity: Capacity,
+    /// As last seen.
+    pub(super) found: Vec<FoundReplica>,
+}
+
+impl Engine {
+    /// Opens a pool, or makes it when nobody has ever seen it (spec A0). An open one gets its new reserve.
+    ///
+    /// # Errors
+    /// Every [`crate::pool::Fault`] about pools; the pool then stays in [`Engine::observe`] with its problem.
+    pub async fn open_pool(&self, name: &PoolName, spec: &PoolSpec) -> Result<(), EngineError> {
+        let open = self.pools().get(name).and_then(|entry| entry.pool.clone());
+        if let Some(pool) = open {
+            pool.set_reserve(spec.reserve);
+            if let Some(entry) = self.pools().get_mut(name) {
+                entry.spec = spec.clone();
+            }
+            return self.look_into(name).await;
+        }
+        let opened = self.try_open(name, spec).await;
+        let problem = opened.as_ref().err().map(EngineError::problem);
+        let (pool, result) = match opened {
+            Ok(pool) => (Some(pool), Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        let entry = PoolEntry {
+            spec: spec.clone(),
+            pool,
+            problem,
+            capacity: Capacity::default(),
+            found: Vec::new(),
+        };
+        self.pools().insert(name.clone(), entry);
+        self.touch();
+        result?;
+        self.look_into(name).await
+    }
+
+    async fn try_open(&self, name: &PoolName, spec: &PoolSpec) -> Result<Pool, EngineError> {
+        let path = match &spec.backing {
+            PoolBacking::Memory(size) => {
+                return Ok(Pool::memory(name.clone(), *size, spec.reserve));
+            }
+            PoolBacking::Directory(path) => path.clone(),
+        };
+        self.check_not_open(name, &path)?;
+        let known = self.shared.store.pool(name);
+        let pool = Pool::open_directory(name.clone(), path, spec.reserve, known).await?;
+        if known.is_none() {
+            // Before the first replica: from now on an empty directory there is a missing pool, not a new one.
+            self.shared.store.set_pool(name.clone(), pool.id()).await?;
+        }
+        Ok(pool)
+    }
+
+    /// The same directory under two names would be locked by ourselves, which reads like a riddle.
+    fn check_not_open(&self, name: &PoolName, path: &Path) -> Result<(), EngineError> {
+        let backing = PoolBacking::Directory(path.to_owned());
+        let pools = self.pools();
+        let other = pools
+            .iter()
+            .find(|(other, e)| *other != name && e.pool.is_some() && e.spec.backing == backing);
+        match other {
+            None => Ok(()),
+            Some((other, _)) => Err(EngineError::new(
+                "InUse",
+                format!(
+                    "{path:?} is open as pool \"{other}\"; a pool that gets another name has to be closed first, \
+                     which happens when no volume uses it"
+                ),
+            )),
+        }
+    }
+
+    /// Reads again what is in a pool and how full it is.
+    ///
+    /// # Errors
+    /// When the disk does not answer; what was seen before stays, with the problem.
+    pub(super) async fn look_into(&self, name: &PoolName) -> Result<(), EngineError> {
+        let Some(pool) = self.pools().get(name).and_then(|entry| entry.pool.clone()) else {
+            return Ok(());
+        };
+        let looked = async {
+            let listing = pool.list().await?;
+            Ok::<_, PoolError>((listing, pool.capacity().await?))
+        };
+        let looked = looked.await.map_err(EngineError::from);
+        if let Some(entry) = self.pools().get_mut(name) {
+            entry.problem = looked.as_ref().err().map(EngineError::problem);
+            if let Ok((listing, capacity)) = &looked {
+                entry.found.clone_from(&listing.replicas);
+                entry.capacity = *capacity;
+            }
+        }
+        self.touch();
+        looked.map(drop)
+    }
+
+    /// The pool itself.
+    ///
+    /// # Errors
+    /// `PoolOffline` with the pool's own problem when it is not open.
+    pub(super) fn open_one(&self, name: &PoolName) -> Result<Pool, EngineError> {
+        let pools = self.pools();
+        let entry = pools.get(name);
+        if let Some(pool) = entry.and_then(|entry| entry.pool.clone()) {
+            return Ok(pool);
+        }
+        let problem = entry.and_then(|entry| entry.problem.clone());
+        let why = problem.map_or_else(|| "it is not open".to_owned(), |p| p.message);
+        Err(EngineError::new(
+            "PoolOffline",
+            format!("pool \"{name}\" is offline: {why}"),
+        ))
+    }
+
+    /// Lets go of a pool. Its data stays where it is.
+    ///
+    /// # Errors
+    /// `InUse` while a volume runs on it.
+    pub async fn close_pool(&self, name: &PoolName) -> Result<(), EngineError> {
+        let user = self
+            .volumes()
+            .iter()
+            .find(|(_, live)| live.applied.replicas.contains(name))
+            .map(|(volume, _)| volume.clone());
+        if let Some(volume) = user {
+            return Err(EngineError::in_use(format!(
+                "volume \"{volume}\" runs on pool \"{name}\""
+            )));
+        }
+        let pool = self.pools().get(name).and_then(|entry| entry.pool.clone());
+        if let Some(pool) = pool {
+            pool.close().await?;
+        }
+        self.pools().remove(name);
+        self.touch();
+        Ok(())
+    }
+
+    pub(super) async fn close_all_pools(&self) {
+        let entries = std::mem::take(&mut *self.pools());
+        for (name, entry) in entries {
+            let Some(pool) = entry.pool else { continue };
+            if let Err(error) = pool.close().await {
+                tracing::error!(pool = %name, %error, "could not be closed");
+            }
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! What the volumes have counted, for the metrics.
+
+use std::sync::Arc;
+
+use super::engine::Engine;
+use super::live::Live;
+use crate::metrics::VolumeReading;
+use crate::metrics::reading::{HistogramReading, OperationReading};
+use crate::model::VolumeName;
+use crate::volume::Operation;
+use crate::volume::counters::LATENCY_BUCKETS_SECONDS;
+
+impl Engine {
+    /// The counters of every running volume. Never waits.
+    #[must_use]
+    pub fn readings(&self) -> Vec<VolumeReading> {
+        self.volumes()
+            .iter()
+            .map(|(name, live)| reading(name, live))
+            .collect()
+    }
+}
+
+fn reading(name: &VolumeName, live: &Arc<Live>) -> VolumeReading {
+    let operations = Operation::ALL.iter().map(|operation| {
+        let counted = live.counters.read(*operation);
+        OperationReading {
+            operation: operation.label(),
+            completed: counted.completed,
+            errors: counted.errors,
+            bytes: counted.bytes,
+            durations: HistogramReading {
+                bounds: LATENCY_BUCKETS_SECONDS.to_vec(),
+                buckets: counted.buckets.to_vec(),
+                sum: counted.seconds,
+            },
+        }
+    });
+    VolumeReading {
+        volume: name.clone(),
+        operations: operations.collect(),
+        inflight: live.counters.inflight(),
+    }
+}
