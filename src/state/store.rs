@@ -422,7 +422,8 @@ mod tests {
             let path = folder.path().join(name);
             std::fs::write(&path, bytes).unwrap();
             if let Err(error) = Store::open(&path) {
-                assert!(error.to_string().contains("redb"), "{error}");
+                let text = path.display().to_string();
+                assert!(error.to_string().contains(&text), "{error}");
             }
         };
         for percent in [1, 10, 50, 99] {
