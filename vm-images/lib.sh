@@ -2,6 +2,11 @@
 # Each check prints one line, "PASS name" or "FAIL name"; the host counts them. `finish` ends with the number of failures.
 failures=0
 
+# busybox's shell takes its own applet before anything on PATH; this one lacks options.
+blkdiscard() {
+    /usr/sbin/blkdiscard "$@"
+}
+
 # check NAME COMMAND...: the command succeeds; its output is shown when it does not.
 check() {
     name=$1

@@ -71,10 +71,5 @@ fn devices(site: &Site, machine: Machine) -> Vec<String> {
             format!("{device},chardev=c-{name},num-queues=4"),
         ]
     };
-    // A microvm numbers its devices from the last to the first.
-    let mut names: Vec<&str> = VOLUMES.to_vec();
-    if machine == Machine::Microvm {
-        names.reverse();
-    }
-    names.iter().flat_map(disk).collect()
+    VOLUMES.iter().flat_map(disk).collect()
 }
