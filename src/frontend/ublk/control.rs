@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::error::UblkError;
+use super::occupancy::Orphans;
 
 /// How many commands may hang in the kernel before no further one is tried.
 const HANGING_MAX: usize = 4;
@@ -22,6 +23,7 @@ const HANGING_MAX: usize = 4;
 #[derive(Clone, Debug)]
 pub struct UblkControl {
     jobs: Sender<Job>,
+    orphans: Orphans,
 }
 
 struct Job {
@@ -48,7 +50,13 @@ impl UblkControl {
         thread::Builder::new()
             .name("ublk-control".into())
             .spawn(move || dispatch(&queue))?;
-        Ok(Self { jobs })
+        let orphans = Orphans::default();
+        Ok(Self { jobs, orphans })
+    }
+
+    /// Devices that hang and that nobody waits for any more.
+    pub(super) fn orphans(&self) -> &Orphans {
+        &self.orphans
     }
 
     /// Runs `work` on the control thread's executor and answers with what it returned. The deadline counts from when

@@ -1,10 +1,9 @@
 //! Control commands on one device, through libublk. Everything here may block in the kernel, so all of it runs on the
 //! control thread's executor; [`Device`] is what the rest holds.
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,12 +16,13 @@ use libublk::{UblkFlags, sys};
 use super::DATA_LEN_MAX;
 use super::control::UblkControl;
 use super::error::UblkError;
+use super::occupancy::Occupancy;
 use super::params::params;
 use crate::model::VolumeId;
 use crate::volume::Geometry;
 
 /// Where the driver takes commands.
-const CONTROL_PATH: &str = "/dev/ublk-control";
+pub(super) const CONTROL_PATH: &str = "/dev/ublk-control";
 /// What volund needs of the driver. All of it is in kernels from 6.5 on.
 const FEATURES: u64 = (sys::UBLK_F_USER_COPY | sys::UBLK_F_CMD_IOCTL_ENCODE) as u64;
 /// How long ADD may take: it makes a device node and waits for udev to allow its use.
@@ -30,9 +30,9 @@ const ADD_DEADLINE: Duration = Duration::from_secs(10);
 /// How long START may take: it reads the partition table, so it needs the volume's answer.
 const START_DEADLINE: Duration = Duration::from_secs(30);
 /// How long STOP may take: it writes back what the host's page cache holds, and waits for what is in flight.
-const STOP_DEADLINE: Duration = Duration::from_secs(30);
+pub(super) const STOP_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a command may take that only looks something up, or only asks for a deletion.
-const SHORT_DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const SHORT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What a device is made for.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +52,7 @@ pub(super) struct Device {
     id: u32,
     ctrl: Arc<UblkCtrl>,
     control: UblkControl,
-    busy: Arc<AtomicBool>,
+    occupancy: Arc<Occupancy>,
     deleted: AtomicBool,
 }
 
@@ -74,13 +74,13 @@ pub(super) fn block_path(id: u32) -> PathBuf {
 }
 
 /// Path of the character device.
-fn char_path(id: u32) -> PathBuf {
+pub(super) fn char_path(id: u32) -> PathBuf {
     PathBuf::from(format!("/dev/ublkc{id}"))
 }
 
 /// The mark that ties a device to its volume: the low half of the volume's UUID, of which 62 bits are random. The kernel
 /// keeps it as `ublksrv_flags`, which it does not interpret and nobody can change afterwards.
-fn mark(volume: VolumeId) -> u64 {
+pub(super) fn mark(volume: VolumeId) -> u64 {
     volume.uuid().as_u64_pair().1
 }
 
@@ -98,28 +98,13 @@ impl UblkControl {
     }
 
     pub(super) async fn add(&self, spec: DeviceSpec) -> Result<Added, UblkError> {
+        if let Some(id) = self.orphans().of(spec.volume) {
+            return Err(UblkError::Busy { id });
+        }
         self.probe().await?;
         let control = self.clone();
         self.call("ADD_DEV", ADD_DEADLINE, move || add(control, spec))
             .await
-    }
-
-    /// Stops and deletes the device `id` that an earlier run of this daemon made for `volume`. Answers whether there was
-    /// one. The caller has it from its own state folder, which it has locked.
-    ///
-    /// # Errors
-    /// [`UblkError::NotOurs`] when that number now belongs to another device, which is then left alone, and
-    /// [`UblkError::ServedElsewhere`] when a living process serves it. Else what the kernel said.
-    pub async fn delete_leftover(&self, id: u32, volume: VolumeId) -> Result<bool, UblkError> {
-        let deadline = STOP_DEADLINE + SHORT_DEADLINE;
-        self.call("DEL_DEV (leftover)", deadline, move || {
-            if !char_path(id).exists() {
-                return Ok(false);
-            }
-            check_control_device(Path::new(CONTROL_PATH))?;
-            delete_leftover(id, volume)
-        })
-        .await
     }
 }
 
@@ -168,14 +153,16 @@ impl Device {
     where
         F: FnOnce(&UblkCtrl) -> Result<i32, libublk::UblkError> + Send + 'static,
     {
-        let busy = Arc::clone(&self.busy);
-        if busy.swap(true, Ordering::AcqRel) {
+        let occupancy = Arc::clone(&self.occupancy);
+        if !occupancy.begin() {
             return Err(UblkError::Busy { id: self.id });
         }
-        let ctrl = Arc::clone(&self.ctrl);
+        let (id, ctrl) = (self.id, Arc::clone(&self.ctrl));
         let answer = self.control.call(command, deadline, move || {
             let result = with_ring(command, || checked(command, run(&ctrl)));
-            busy.store(false, Ordering::Release);
+            if occupancy.end() {
+                clean_up(id, &ctrl);
+            }
             result
         });
         answer.await
@@ -187,12 +174,12 @@ impl Drop for Device {
         if self.deleted.load(Ordering::Acquire) {
             return;
         }
+        if !self.occupancy.abandon() {
+            return;
+        }
         let (id, ctrl) = (self.id, Arc::clone(&self.ctrl));
-        self.control.later("DEL_DEV_ASYNC", STOP_DEADLINE, move || {
-            if let Err(error) = stop_and_delete(&ctrl) {
-                tracing::warn!(device = id, %error, "an unused ublk device could not be deleted");
-            }
-        });
+        let work = move || clean_up(id, &ctrl);
+        self.control.later("DEL_DEV_ASYNC", STOP_DEADLINE, work);
     }
 }
 
@@ -209,7 +196,7 @@ impl std::fmt::Debug for Device {
 }
 
 /// Whether commands can be given at all. Asked before libublk is, since that prints its complaints.
-fn check_control_device(path: &Path) -> Result<(), UblkError> {
+pub(super) fn check_control_device(path: &Path) -> Result<(), UblkError> {
     let found = match OpenOptions::new().read(true).write(true).open(path) {
         Ok(_) => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -247,15 +234,19 @@ fn add(control: UblkControl, spec: DeviceSpec) -> Result<Added, UblkError> {
         .ctrl_target_flags(mark(spec.volume))
         .dev_flags(UblkFlags::UBLK_DEV_F_ADD_DEV | UblkFlags::UBLK_DEV_F_DEL_DEV_ASYNC)
         .build()
-        .map_err(|error| failed(command, error))?;
+        .map_err(|error| match (failed(command, error), spec.id) {
+            (error, Some(id)) if error.errno() == Some(libc::EEXIST) => UblkError::IdTaken { id },
+            (error, _) => error,
+        })?;
     // libublk's own clean-up runs on whichever thread drops it; `Device` sees to it on the right one.
     ctrl.disown();
     let id = ctrl.dev_info().dev_id;
+    let occupancy = Occupancy::new(id, spec.volume, control.orphans().clone());
     let device = Arc::new(Device {
         id,
         ctrl: Arc::new(ctrl),
         control,
-        busy: Arc::default(),
+        occupancy: Arc::new(occupancy),
         deleted: AtomicBool::new(false),
     });
     if device.ctrl.dev_info().ublksrv_flags != mark(spec.volume) {
@@ -289,71 +280,14 @@ fn duplicate(dev: &UblkDev) -> io::Result<OwnedFd> {
     file.try_clone_to_owned()
 }
 
-fn delete_leftover(id: u32, volume: VolumeId) -> Result<bool, UblkError> {
-    let made_note = quiet_libublk(id);
-    let number = i32::try_from(id).map_err(|_| UblkError::NotOurs { id })?;
-    let result = inspect(number, volume);
-    if let (Err(_), Some(note)) = (&result, made_note) {
-        // Ours, empty, and nobody else's business.
-        drop(std::fs::remove_file(note));
-    }
-    let ctrl = result?;
-    stop_and_delete(&ctrl)?;
-    Ok(true)
-}
-
-/// Finds out whether the device is the one that was made for this volume, and that nobody serves it.
-fn inspect(number: i32, volume: VolumeId) -> Result<UblkCtrl, UblkError> {
-    let ctrl = UblkCtrl::new_simple(number).map_err(|error| failed("GET_DEV_INFO", error))?;
-    let info = ctrl.dev_info();
-    let serving = u32::from(info.state) != sys::UBLK_S_DEV_DEAD && is_alive(info.ublksrv_pid);
-    decide(
-        info.dev_id,
-        info.ublksrv_flags,
-        volume,
-        serving.then_some(info.ublksrv_pid),
-    )?;
-    Ok(ctrl)
-}
-
-/// Whether a device may be deleted as a leftover: it carries the volume's mark, and no living process serves it.
-fn decide(id: u32, found: u64, volume: VolumeId, server: Option<i32>) -> Result<(), UblkError> {
-    if found != mark(volume) {
-        return Err(UblkError::NotOurs { id });
-    }
-    match server {
-        Some(pid) => Err(UblkError::ServedElsewhere { id, pid }),
-        None => Ok(()),
+/// Deletes a device that nobody waits for.
+fn clean_up(id: u32, ctrl: &UblkCtrl) {
+    if let Err(error) = stop_and_delete(ctrl) {
+        tracing::warn!(device = id, %error, "an unused ublk device could not be deleted");
     }
 }
 
-/// Whether a process other than this one exists and still runs.
-fn is_alive(pid: i32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The state follows the name, which is in parentheses and may hold anything.
-    let state = stat.rsplit_once(") ").map(|(_, rest)| rest.as_bytes()[0]);
-    let running = state.is_some_and(|state| !matches!(state, b'Z' | b'X'));
-    running && u32::try_from(pid) != Ok(std::process::id())
-}
-
-/// libublk complains on standard error about devices without a note of its own in `/run/ublksrvd`, which volund's
-/// devices don't have. An empty note silences it; deleting the device removes it again. Answers the note if it made one.
-fn quiet_libublk(id: u32) -> Option<PathBuf> {
-    let folder = PathBuf::from(UblkCtrl::run_dir());
-    let note = folder.join(format!("{id:04}.json"));
-    drop(DirBuilder::new().mode(0o700).create(&folder));
-    let mut options = OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&note)
-        .ok()?;
-    io::Write::write_all(&mut file, b"{}").ok()?;
-    Some(note)
-}
-
-fn stop_and_delete(ctrl: &UblkCtrl) -> Result<(), UblkError> {
+pub(super) fn stop_and_delete(ctrl: &UblkCtrl) -> Result<(), UblkError> {
     with_ring("STOP_DEV", || {
         checked("STOP_DEV", ctrl.kill_dev())?;
         checked("DEL_DEV_ASYNC", ctrl.del_dev_async())
@@ -390,7 +324,7 @@ fn checked(
     }
 }
 
-fn failed(command: &'static str, error: libublk::UblkError) -> UblkError {
+pub(super) fn failed(command: &'static str, error: libublk::UblkError) -> UblkError {
     use libublk::UblkError as Theirs;
     let source = match error {
         Theirs::UringIOError(code) | Theirs::OtherError(code) => {
@@ -430,31 +364,10 @@ mod tests {
     }
 
     #[test]
-    fn only_the_volumes_own_unserved_device_is_a_leftover() {
-        let (volume, other) = (VolumeId::generate(), VolumeId::generate());
-        assert!(decide(3, mark(volume), volume, None).is_ok());
-        let check = |found, server, reason: &str| {
-            let error = decide(3, found, volume, server).unwrap_err();
-            assert_eq!(error.reason(), "UblkDeviceForeign");
-            assert!(error.to_string().contains(reason), "{error}");
-        };
-        check(mark(other), None, "not the device");
-        check(0, None, "not the device");
-        check(mark(volume), Some(77), "process 77");
-    }
-
-    #[test]
     fn the_mark_is_never_what_a_device_without_one_has() {
         for _ in 0..100 {
             assert_ne!(mark(VolumeId::generate()), 0);
         }
-    }
-
-    #[test]
-    fn dead_processes_and_this_one_do_not_serve_elsewhere() {
-        assert!(is_alive(1));
-        assert!(!is_alive(-1));
-        assert!(!is_alive(i32::try_from(std::process::id()).unwrap()));
     }
 
     #[test]

@@ -68,7 +68,8 @@ pub enum UblkError {
     },
     /// Someone else has the device number that the configuration asks for.
     #[error(
-        "the device number {id} is taken by someone else's \"/dev/ublkc{id}\"; choose another `id`, or leave it out"
+        "the device number {id} is taken, by another device or by a deleted one that somebody still has open; choose \
+         another `id`, or leave it out"
     )]
     IdTaken {
         /// The number.
