@@ -25,5 +25,8 @@ mod readings;
 mod rename;
 mod tick;
 
+#[cfg(test)]
+mod tests;
+
 pub use engine::{Engine, EngineConfig};
 pub use error::EngineError;
