@@ -2,3 +2,6 @@
 
 mod check;
 mod fuzz_corpora;
+mod vhost_guest;
+mod vhost_protocol;
+mod vhost_rig;

@@ -66,7 +66,7 @@ struct Arrival {
     /// Told what the volume looks like.
     geometry: SyncSender<Geometry>,
     /// Frees the export when the session ends, however it does.
-    _occupied: Occupied,
+    occupied: Occupied,
 }
 
 impl VolumeOnReactor {
@@ -79,14 +79,17 @@ impl VolumeOnReactor {
         let attach = move |local: Local, arrival: Arrival| {
             let volume = find(&local)?;
             let task: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move {
-                let _ = arrival.geometry.send(volume.geometry());
+                // Taken apart by name: what the block does not mention, it would not keep.
                 let Arrival {
                     connection,
                     queues,
                     letters,
-                    ..
+                    geometry,
+                    occupied,
                 } = arrival;
+                let _ = geometry.send(volume.geometry());
                 session::serve(local, volume, connection, queues, letters).await;
+                drop(occupied);
             });
             Some(task)
         };
@@ -290,7 +293,7 @@ impl Desk {
             queues: usize::from(self.queues),
             letters: mailbox,
             geometry,
-            _occupied: occupied,
+            occupied,
         };
         let attach = Arc::clone(&self.volume.attach);
         // The answer is nothing to wait for: the arrival says it all by being dropped.
@@ -321,36 +324,38 @@ impl Client {
     pub(super) fn serve(self) {
         let shared = Arc::clone(&self.desk.shared);
         let ending = self.stream.try_clone();
-        if let Err(error) = self.speak() {
-            shared.on_error(error);
-        }
+        self.speak(&shared);
         // The session keeps the socket open while it drains, but the client is to know now.
         if let Ok(stream) = ending {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
 
-    fn speak(self) -> Result<(), String> {
-        let geometry = self.geometry.recv_timeout(HANDOVER_TIMEOUT);
+    fn speak(self, shared: &Arc<Shared>) {
+        let Ok(geometry) = self.geometry.recv_timeout(HANDOVER_TIMEOUT) else {
+            return shared.on_error("the volume is not being served".to_owned());
+        };
         let device = Device {
-            geometry: geometry.map_err(|_| "the volume is not being served")?,
+            geometry,
             queues: self.desk.queues,
             depth: self.desk.depth,
         };
-        let shared = Arc::clone(&self.desk.shared);
-        let handler = Handler::new(device, Arc::clone(&shared), self.letters);
+        let handler = Handler::new(device, Arc::clone(shared), self.letters);
         let handler = Arc::new(Mutex::new(handler));
+        // The session ends when the handler is dropped, so what went wrong is noted before.
         let mut requests = BackendReqHandler::from_stream(self.stream, handler);
         loop {
             match requests.handle_request() {
                 Ok(()) | Err(Error::SocketRetry(_)) => {}
                 // Also what our own disconnecting looks like.
-                Err(Error::Disconnected | Error::SocketBroken(_)) => return Ok(()),
-                Err(Error::ReqHandlerError(error)) if error.kind() == SURVIVED => {
+                Err(Error::Disconnected | Error::SocketBroken(_)) => return,
+                Err(Error::ReqHandlerError(error)) => {
                     shared.on_error(error.to_string());
+                    if error.kind() != SURVIVED {
+                        return;
+                    }
                 }
-                Err(Error::ReqHandlerError(error)) => return Err(error.to_string()),
-                Err(error) => return Err(format!("vhost-user protocol: {error}")),
+                Err(error) => return shared.on_error(format!("vhost-user protocol: {error}")),
             }
         }
     }

@@ -26,6 +26,8 @@ use crate::volume::{self, Volume};
 /// that a guest can make a mirror use, whatever segments it sends.
 const PIECE_MAX: usize = 1 << 20;
 
+const SHRUNK: &str = "the front end has shrunk its guest memory";
+
 /// One virtqueue of a connected client, on its volume's reactor.
 pub(super) struct Queue<D> {
     parts: QueueParts<D>,
@@ -126,7 +128,10 @@ impl<D: BlockDevice> Queue<D> {
     async fn watch(self: Rc<Self>, kick: Event) {
         let mut kicks = self.parts.local.poll_readable(Rc::new(kick.into_fd()));
         loop {
-            if let Err(error) = self.take_all() {
+            let taken = self.take_all();
+            // First, because a ring in memory that is gone makes no sense either.
+            self.check_memory();
+            if let Err(error) = taken {
                 self.on_broken(&error);
             }
             match self.unless_stopped(kicks.next()).await {
@@ -245,8 +250,7 @@ impl<D: BlockDevice> Queue<D> {
             Err(IoError::EOPNOTSUPP) => (Status::Unsupported, 0),
             Err(IoError::Os(libc::EFAULT)) => {
                 // The kernel met what makes our own accesses raise SIGBUS.
-                let shrunk = "the front end has shrunk its guest memory";
-                self.parts.connection.kill(shrunk.to_owned());
+                self.parts.connection.kill(SHRUNK.to_owned());
                 (Status::IoErr, 0)
             }
             Err(_) => (Status::IoErr, 0),
@@ -313,9 +317,13 @@ impl<D: BlockDevice> Queue<D> {
         if self.in_flight.get() == 0 {
             wake(&self.drainer);
         }
+        self.check_memory();
+    }
+
+    /// Ends the connection if the guest's memory has been shrunk under it.
+    fn check_memory(&self) {
         if self.memory.borrow().is_damaged() {
-            let shrunk = "the front end has shrunk its guest memory";
-            self.parts.connection.kill(shrunk.to_owned());
+            self.parts.connection.kill(SHRUNK.to_owned());
         }
     }
 

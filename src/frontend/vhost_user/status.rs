@@ -164,15 +164,17 @@ impl Connection {
         }
     }
 
-    /// Notes trouble that the client may survive.
+    /// Notes trouble that the client may survive; of one that has been disconnected, nothing more is of interest.
     pub(super) fn note(&self, error: String) {
-        self.shared.on_error(error);
+        if !self.killed.load(Ordering::Relaxed) {
+            self.shared.on_error(error);
+        }
     }
 
     /// Ends the connection: the client is disconnected, its protocol thread wakes up and has it drained.
     pub(super) fn kill(&self, error: String) {
         if !self.killed.swap(true, Ordering::Relaxed) {
-            self.note(error);
+            self.shared.on_error(error);
         }
         // Fails only if the client has gone already.
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
