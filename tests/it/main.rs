@@ -2,6 +2,7 @@
 
 mod check;
 mod fuzz_corpora;
+mod pool;
 mod vhost_guest;
 mod vhost_protocol;
 mod vhost_rig;
