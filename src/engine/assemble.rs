@@ -417,6 +417,12 @@ async fn start(
         buffers,
         node,
     );
+    // A test build with a bug, `VOLUND_MUTANT=FlushNoop`, so that tests with real parts can show that they notice.
+    #[cfg(feature = "mutants")]
+    let parts = parts.with_mutant(std::env::var("VOLUND_MUTANT").ok().and_then(|wanted| {
+        let mut all = crate::nexus::Mutant::ALL.into_iter();
+        all.find(|mutant| format!("{mutant:?}") == wanted)
+    }));
     let thick = spec.thick;
     let candidates = replicas
         .into_iter()

@@ -22,6 +22,7 @@ const POLL: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Site {
     binary: PathBuf,
+    mutant: Option<&'static str>,
     disk: TempDir,
     runtime: TempDir,
     http: String,
@@ -68,10 +69,16 @@ impl Site {
         fs::create_dir_all(disk.path().join("conf.d"))?;
         Ok(Site {
             binary: binary.to_path_buf(),
+            mutant: None,
             disk,
             runtime: TempDir::new("run")?,
             http: format!("127.0.0.1:{}", free_port()?),
         })
+    }
+
+    /// Plants a bug in the daemon, which must be of [`build_mutants`].
+    pub(crate) fn plant(&mut self, mutant: Option<&'static str>) {
+        self.mutant = mutant;
     }
 
     /// A path below the site's folder on disk.
@@ -134,6 +141,7 @@ impl Site {
             .arg(self.path("state"))
             .args(["--http", &self.http, "--io-threads", "1"])
             .args(more)
+            .envs(self.mutant.map(|mutant| ("VOLUND_MUTANT", mutant)))
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)

@@ -20,7 +20,13 @@ pub(super) fn round(seed: u64) -> Result<String> {
     for filesystem in [Filesystem::Xfs, Filesystem::Ext4] {
         for replicas in [1, 2] {
             let after = Duration::from_millis(100 + random.below(1200));
-            cut(&binary, filesystem, replicas, after, seed).with_context(|| {
+            let plan = Plan {
+                filesystem,
+                replicas,
+                after,
+                mutant: None,
+            };
+            cut(&binary, &plan, seed).with_context(|| {
                 format!(
                     "{filesystem:?}, {replicas} replicas, cut after {} ms",
                     after.as_millis()
@@ -38,7 +44,14 @@ pub(super) fn mutant_is_noticed(seed: u64) -> Result<String> {
     let mut noticed = None;
     for cuts in 1..=MUTANT_CUTS_MAX {
         let after = Duration::from_millis(300 + random.below(1200));
-        if let Err(error) = cut(&binary, Filesystem::Xfs, 1, after, seed) {
+        let mutant = Some("FlushNoop");
+        let plan = Plan {
+            filesystem: Filesystem::Xfs,
+            replicas: 1,
+            after,
+            mutant,
+        };
+        if let Err(error) = cut(&binary, &plan, seed) {
             noticed = Some((cuts, error));
             break;
         }
@@ -57,19 +70,22 @@ pub(super) fn mutant_is_noticed(seed: u64) -> Result<String> {
     ))
 }
 
-fn cut(
-    binary: &Path,
+/// One cut.
+struct Plan {
     filesystem: Filesystem,
     replicas: usize,
     after: Duration,
-    seed: u64,
-) -> Result<()> {
-    let site = Site::new(binary)?;
+    mutant: Option<&'static str>,
+}
+
+fn cut(binary: &Path, plan: &Plan, seed: u64) -> Result<()> {
+    let mut site = Site::new(binary)?;
+    site.plant(plan.mutant);
     let mut pools = Vec::new();
-    for _ in 0..replicas {
-        pools.push(LoopPool::new(filesystem)?);
+    for _ in 0..plan.replicas {
+        pools.push(LoopPool::new(plan.filesystem)?);
     }
-    let names = ["\"p0\"", "\"p1\""][..replicas].join(", ");
+    let names = ["\"p0\"", "\"p1\""][..plan.replicas].join(", ");
     let tables = pools.iter().enumerate();
     let tables: String = tables
         .map(|(at, pool)| pool_table(&format!("p{at}"), &pool.pool()))
@@ -84,7 +100,7 @@ fn cut(
         daemon::is_true(daemon::volume(status, "db"), "Ready")
     })?;
     let mut client = load.start()?;
-    std::thread::sleep(after);
+    std::thread::sleep(plan.after);
     ensure!(
         client.is_running()?,
         "the client failed before the power did"
