@@ -3,6 +3,7 @@
 mod check;
 mod fuzz_corpora;
 mod pool;
+mod vhost_data;
 mod vhost_guest;
 mod vhost_protocol;
 mod vhost_rig;
