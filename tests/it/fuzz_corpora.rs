@@ -1,5 +1,11 @@
 //! Every input of the fuzzers' corpora, and of what they once found, through the same functions as in a fuzzing run.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a helper of tests fails by panicking, and says which input it was at"
+)]
+
 #[path = "../../fuzz/targets.rs"]
 mod targets;
 

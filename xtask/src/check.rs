@@ -1,5 +1,7 @@
 //! `cargo xtask check`: formatting, clippy, the fast tests, tidy and docs. What guards main; under 2 minutes when warm.
 
+use std::process::Command;
+
 use anyhow::{Result, bail};
 
 use crate::{packages, shell, tidy};
@@ -10,43 +12,72 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     }
     packages::need(&[packages::BUILD])?;
     packages::need_nextest()?;
-    step("tidy");
-    tidy::run(&[])?;
-    step("fmt");
-    shell::run(shell::cargo().args(["fmt", "--all", "--", "--check"]))?;
-    step("clippy");
-    shell::run(
-        shell::cargo()
-            .args(["clippy", "--quiet", "--workspace", "--all-targets"])
-            .args(["--", "--deny", "warnings"]),
-    )?;
-    step("tests");
-    shell::run(
-        shell::cargo()
-            .args(["nextest", "run", "--workspace", "--cargo-quiet"])
-            .args([
-                "--show-progress",
-                "none",
-                "--status-level",
-                "fail",
-                "--no-tests",
-                "pass",
-            ]),
-    )?;
-    step("docs");
-    shell::run(
-        shell::cargo()
-            .args([
-                "doc",
-                "--quiet",
-                "--workspace",
-                "--no-deps",
-                "--document-private-items",
-            ])
-            .env("RUSTDOCFLAGS", "--deny warnings"),
-    )
+    let mut failed = Vec::new();
+    let mut step = |name: &'static str, done: Result<()>| {
+        if let Err(error) = done {
+            eprintln!("check: {name}: {error:#}");
+            failed.push(name);
+        }
+    };
+    println!("check: tidy, fmt, clippy, tests, docs");
+    step("tidy", tidy::run(&[]));
+    step("fmt", shell::run(&mut fmt()));
+    step("clippy", shell::run(&mut clippy()));
+    step("tests", shell::run(&mut tests()));
+    step("docs", shell::run(&mut docs()));
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        bail!("check failed: {}", failed.join(", "))
+    }
 }
 
-fn step(name: &str) {
-    println!("check: {name}");
+fn fmt() -> Command {
+    let mut fmt = shell::cargo();
+    fmt.args(["fmt", "--all", "--", "--check"]);
+    fmt
+}
+
+fn clippy() -> Command {
+    let mut clippy = shell::cargo();
+    clippy.args([
+        "clippy",
+        "--quiet",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "--deny",
+        "warnings",
+    ]);
+    clippy
+}
+
+fn tests() -> Command {
+    let mut tests = shell::cargo();
+    tests.args([
+        "nextest",
+        "run",
+        "--workspace",
+        "--cargo-quiet",
+        "--no-fail-fast",
+    ]);
+    tests.args(["--show-progress", "none", "--status-level", "fail"]);
+    tests
+}
+
+fn docs() -> Command {
+    let mut docs = shell::cargo();
+    docs.args([
+        "doc",
+        "--quiet",
+        "--workspace",
+        "--no-deps",
+        "--document-private-items",
+    ]);
+    // These docs are for who works on the code, private items included, so a link to one is no mistake.
+    docs.env(
+        "RUSTDOCFLAGS",
+        "--deny warnings --allow rustdoc::private-intra-doc-links",
+    );
+    docs
 }
