@@ -107,6 +107,8 @@ pub enum Color {
 /// What to do.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
+    /// Run the daemon in the foreground.
+    Run(RunArgs),
     /// Show what the daemon would change to reach the configuration.
     Plan(PlanArgs),
     /// Show volumes, their replicas and what is wrong with them.

@@ -13,6 +13,7 @@ mod generate;
 mod plan;
 mod qemu_args;
 mod quarantine;
+mod run;
 mod status;
 mod table;
 
@@ -94,6 +95,7 @@ fn dispatch(cli: &Cli) -> Result<Outcome, CliError> {
         Command::Check(args) => Ok(check::run(&cli.global, args)),
         Command::Schema => Ok(explain::schema()),
         Command::Explain(args) => explain::run(args),
+        Command::Run(args) => run::run(&cli.global, args),
         Command::Plan(args) => plan::run(&cli.global, *args),
         Command::Status(args) => status::run(&cli.global, args),
         Command::QemuArgs(args) => qemu_args::run(&cli.global, args),

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::state::{Event, Phase};
 use super::step::{PoolAction, VolumeAction, VolumeStep};
+use crate::engine::{Engine, EngineError};
 use crate::model::observed::Observed;
 use crate::model::{PoolName, VolumeName};
 
@@ -60,6 +61,64 @@ pub struct Work {
 impl fmt::Debug for Work {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Work").finish_non_exhaustive()
+    }
+}
+
+impl Work {
+    /// The work of a real engine.
+    #[must_use]
+    pub fn of(engine: &Engine) -> Self {
+        let (observing, executing) = (engine.clone(), engine.clone());
+        Self {
+            observe: Arc::new(move || {
+                let engine = observing.clone();
+                Box::pin(async move { engine.observe().await })
+            }),
+            execute: Arc::new(move |task| {
+                let engine = executing.clone();
+                Box::pin(async move {
+                    let result = execute(&engine, task).await;
+                    result.map_err(|error| Failure {
+                        reason: error.reason().to_owned(),
+                        message: error.to_string(),
+                    })
+                })
+            }),
+            changes: engine.changes(),
+        }
+    }
+}
+
+/// One call of the engine.
+async fn execute(engine: &Engine, task: Task) -> Result<(), EngineError> {
+    match task {
+        Task::Pool(name, PoolAction::Open(spec)) => engine.open_pool(&name, &spec).await,
+        Task::Pool(name, PoolAction::Close) => engine.close_pool(&name).await,
+        Task::Volume(name, action) => change(engine, &name, action).await,
+        Task::Restore { entry, name } => engine.restore_volume(&entry, &name).await,
+        Task::Purge(entry) => engine.purge(&entry).await,
+    }
+}
+
+async fn change(
+    engine: &Engine,
+    name: &VolumeName,
+    action: VolumeAction,
+) -> Result<(), EngineError> {
+    match action {
+        VolumeAction::Rename { from } => engine.rename_volume(&from, name).await,
+        VolumeAction::Restore { entry } => engine.restore_volume(&entry, name).await,
+        VolumeAction::Ensure { spec, .. } => engine.ensure_volume(name, &spec).await,
+        VolumeAction::SetPolicy(policy) => engine.set_removal_policy(name, policy).await,
+        VolumeAction::EnsureExport { export, read_only } => {
+            engine.ensure_export(name, &export, read_only).await
+        }
+        VolumeAction::RemoveExport => engine.remove_export(name).await,
+        VolumeAction::Quarantine => {
+            let entry = engine.quarantine_volume(name).await?;
+            tracing::info!(volume = %name, entry, "data is in quarantine");
+            Ok(())
+        }
     }
 }
 
