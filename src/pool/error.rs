@@ -164,6 +164,17 @@ pub enum Fault {
         /// The replica in the label.
         found: ReplicaId,
     },
+    /// It was to be cleared away as a leftover of a creation, but its volume has been in use.
+    #[error(
+        "replica \"{path}\" has reached generation {generation}, so it is no leftover of an unfinished creation: it \
+         stays as it is"
+    )]
+    HasServed {
+        /// The file.
+        path: PathBuf,
+        /// From its label.
+        generation: u64,
+    },
     /// A label from a future release, that this one may read and not write.
     #[error("replica \"{path}\" has features that this release can't write: use a newer volund")]
     ReadOnlyLabel {
@@ -251,6 +262,7 @@ impl Fault {
                 OpenError::Blank { .. } => "ReplicaBlank",
                 _ => "ReplicaUnusable",
             },
+            Self::HasServed { .. } => "ReplicaInService",
             Self::Misnamed { .. } => "ReplicaMisnamed",
             Self::ReadOnlyLabel { .. } => "ReplicaReadOnly",
             Self::Deadline { .. } => "PoolTimeout",

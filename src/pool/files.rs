@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, FileType, OFlags, RenameFlags, fstat, renameat_with, statat, unlinkat};
+use rustix::fs::{
+    AtFlags, FileType, OFlags, RenameFlags, SeekFrom, fstat, renameat_with, statat, unlinkat,
+};
 use rustix::io::Errno;
 use tokio_uring::fs::File;
 
@@ -18,8 +20,9 @@ use super::quarantine::QuarantineName;
 use crate::io::Alignment;
 use crate::io::slots::Slot;
 use crate::model::ReplicaId;
+use crate::replica::layout::DATA_OFFSET;
 use crate::replica::replica::newest_label;
-use crate::replica::{Label, LabelError, OpenError};
+use crate::replica::{Label, OpenError};
 use crate::units::{Bytes, MIB};
 
 /// How often a lock that someone else has is tried again.
@@ -57,9 +60,9 @@ pub struct FileStat {
 pub enum Discarded {
     /// There was none.
     Absent,
-    /// It never had a label and was deleted.
+    /// Nothing was ever written behind its labels, and it was deleted.
     Deleted,
-    /// It had something where the label belongs, and was moved here.
+    /// It has, or may have, data, and was moved here.
     Moved(PathBuf),
 }
 
@@ -320,7 +323,8 @@ async fn delete(folder: &Folder, name: &str) -> Result<(), Fault> {
 }
 
 /// Clears away what a creation left that never served: to be called only for a replica whose creation is journalled,
-/// and whose volume has no witness record. Deletes what never had a label; keeps everything else in `garbage/`.
+/// and whose volume has no witness record. Deletes it when nothing was ever written behind its labels; keeps anything else
+/// in `garbage/`. A label past the first generation was assembled once (spec A8), so its volume was created whatever the caller believes.
 pub(super) async fn discard(
     directory: Rc<Directory>,
     replica: ReplicaId,
@@ -335,16 +339,15 @@ pub(super) async fn discard(
         Err(fault) => return Err(fault),
     };
     let size = stat_fd(&fd, &path)?.size;
-    let blank = OpenError::Blank {
-        a: LabelError::Zero,
-        b: LabelError::Zero,
-    };
-    let never_labelled = match newest(&fd, &path, size).await {
-        Err(Fault::Label { source, .. }) => *source == blank || size == 0,
-        Ok(_) => false,
+    match newest(&fd, &path, size).await {
+        Ok((_, label, _)) if label.generation > 1 => {
+            let generation = label.generation;
+            return Err(Fault::HasServed { path, generation });
+        }
+        Ok(_) | Err(Fault::Label { .. }) => {}
         Err(fault) => return Err(fault),
-    };
-    if never_labelled {
+    }
+    if is_unwritten(&fd) {
         delete(folder, &name).await?;
         return Ok(Discarded::Deleted);
     }
@@ -354,6 +357,12 @@ pub(super) async fn discard(
     let new_name = format!("{name}@{}", time.strftime("%Y%m%dT%H%M%SZ"));
     relocate((folder, &name), (garbage, &new_name), patience).await?;
     Ok(Discarded::Moved(garbage.join(new_name)))
+}
+
+/// Whether the filesystem knows for sure that nothing was ever written to the data area: then it is all zeroes, and
+/// deleting the file loses nothing. Filesystems that can't tell say that there is data.
+fn is_unwritten(fd: &OwnedFd) -> bool {
+    rustix::fs::seek(fd, SeekFrom::Data(DATA_OFFSET)) == Err(Errno::NXIO)
 }
 
 impl Place {

@@ -323,11 +323,12 @@ impl Pool {
     }
 
     /// Clears away what an unfinished creation left. Only for a replica whose creation is journalled and whose volume
-    /// has no witness record: then no guest ever wrote to it. Deletes a file that never had a label, and moves
-    /// everything else to `garbage/`.
+    /// has no witness record: then no guest ever wrote to it. Deletes a file to whose data area nothing was ever
+    /// written, and moves any other to `garbage/`.
     ///
     /// # Errors
-    /// [`Fault::ReplicaInUse`] while someone has it open, or what the filesystem says.
+    /// [`Fault::ReplicaInUse`] while someone has it open, [`Fault::HasServed`] when it is no leftover, or what the
+    /// filesystem says.
     pub async fn discard_creation(&self, replica: ReplicaId) -> Result<Discarded, PoolError> {
         match &self.shared.backing {
             Backing::Memory(memory) => {

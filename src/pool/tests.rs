@@ -47,12 +47,17 @@ fn label_for(pool: &Pool, replica: ReplicaId, volume: &str) -> Label {
     label
 }
 
-/// A formatted and closed replica.
+/// A formatted and closed replica of a volume that has been in use.
 async fn replica(pool: &Pool, volume: &str) -> ReplicaId {
+    replica_of(pool, volume, 7).await
+}
+
+async fn replica_of(pool: &Pool, volume: &str, generation: u64) -> ReplicaId {
     let replica = ReplicaId::generate();
     pool.create(replica, FILE_LEN, true).await.unwrap();
     let file = open_file(pool, replica).await;
-    let label = label_for(pool, replica, volume);
+    let mut label = label_for(pool, replica, volume);
+    label.generation = generation;
     let reactor = ReactorHandle::start(0).unwrap();
     let formatted = reactor.run(move |local| async move {
         let disk = local.file(file.fd, file.size, file.alignment, false);
@@ -386,11 +391,18 @@ async fn renaming_rewrites_the_older_label_slot() {
 }
 
 #[tokio::test]
-async fn leftovers_without_a_label_are_deleted_and_others_kept() {
+async fn leftovers_without_data_are_deleted_and_others_kept() {
     let (parent, pool) = pool().await;
-    let blank = ReplicaId::generate();
+    let (blank, thick) = (ReplicaId::generate(), ReplicaId::generate());
     pool.create(blank, FILE_LEN, true).await.unwrap();
-    let labelled = replica(&pool, "db").await;
+    pool.create(thick, FILE_LEN, false).await.unwrap();
+    let labelled = replica_of(&pool, "db", 1).await;
+    let written = replica_of(&pool, "db", 1).await;
+    let written_file = parent.path().join(format!("p/replicas/{written}"));
+    let file = fs::File::options().write(true).open(written_file).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"data", FILE_LEN - 4).unwrap();
+    drop(file);
+    let served = replica(&pool, "db").await;
     let torn = replica(&pool, "db").await;
     let torn_file = parent.path().join(format!("p/replicas/{torn}"));
     let mut bytes = fs::read(&torn_file).unwrap();
@@ -399,13 +411,18 @@ async fn leftovers_without_a_label_are_deleted_and_others_kept() {
     let discard = async |replica| pool.discard_creation(replica).await.unwrap();
     assert_eq!(discard(blank).await, Discarded::Deleted);
     assert_eq!(discard(blank).await, Discarded::Absent);
-    for replica in [labelled, torn] {
+    assert_eq!(discard(thick).await, Discarded::Deleted);
+    assert_eq!(discard(labelled).await, Discarded::Deleted);
+    for replica in [written, torn] {
         match discard(replica).await {
             Discarded::Moved(path) => assert!(path.exists(), "{}", path.display()),
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(entries(&parent.path().join("p/replicas")), [""; 0]);
+    let refused = pool.discard_creation(served).await.unwrap_err();
+    assert_eq!(refused.reason(), "ReplicaInService", "{refused}");
+    let left = entries(&parent.path().join("p/replicas"));
+    assert_eq!(left, [served.to_string()]);
     assert_eq!(entries(&parent.path().join("p/garbage")).len(), 2);
 }
 

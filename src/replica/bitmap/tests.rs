@@ -213,6 +213,20 @@ enum Op {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
+    #[test]
+    fn no_bytes_make_the_page_parser_panic(
+        at in 0_usize..32,
+        bytes in proptest::collection::vec(any::<u8>(), 1..32),
+    ) {
+        let mut page = IDENTITY.full_page(0).encode();
+        page[at..at + bytes.len()].copy_from_slice(&bytes);
+        let crc = crc32c::crc32c(&page[..PAGE_SIZE - 4]).to_le_bytes();
+        page[PAGE_SIZE - 4..].copy_from_slice(&crc);
+        if let Ok(decoded) = Page::decode(&page) {
+            prop_assert_eq!(decoded.encode(), page);
+        }
+    }
+
     /// L4: set bits are on disk after any power cut; a bit may only be there too many times.
     #[test]
     fn set_bits_outlive_every_power_cut(
