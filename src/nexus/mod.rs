@@ -10,6 +10,7 @@ mod env;
 pub mod state;
 pub mod witness;
 
+mod flush;
 #[allow(
     clippy::module_inception,
     reason = "the file with the nexus itself is named after it"

@@ -118,6 +118,7 @@ impl<E: NexusEnv> Nexus<E> {
     /// acknowledged but never flushed may be gone, and requests are served again (spec F2).
     pub fn reattached(&self) {
         if self.inner.lost_unflushed.replace(false) {
+            self.inner.children.iter().for_each(Child::forgive_flushes);
             self.inner.touch();
         }
     }
@@ -139,8 +140,11 @@ impl<E: NexusEnv> Nexus<E> {
     async fn store(&self, work: Work) -> Result<(), IoError> {
         let running = self.inner.admit()?;
         let inner = Rc::clone(&self.inner);
+        // In the queue before the task starts: requests for one place are served in the order of submission, also
+        // when the submitter of the earlier one gives up (spec W3, W11).
+        let turn = inner.locks.exclusive(work.range());
         self.run(async move {
-            let result = inner.store(work).await;
+            let result = inner.store(work, turn).await;
             drop(running);
             result
         })

@@ -142,7 +142,7 @@ impl<E: NexusEnv> Inner<E> {
                 let part = data.slice(run.start, run.len());
                 let at = start + run.start as u64;
                 inner
-                    .retrying(|| replica.write(at, &part, false))
+                    .submitting(slot, || replica.write(at, &part, false))
                     .await
                     .map_err(Failure::Data)?;
             }

@@ -3,7 +3,6 @@
 use std::rc::Rc;
 
 use super::env::NexusEnv;
-use super::fan_out::{Failure, Operation};
 use super::nexus::{Inner, Mode, Nexus};
 use super::state::ChildState;
 
@@ -58,20 +57,5 @@ impl<E: NexusEnv> Inner<E> {
         let operation = |slot| (slot, self.write_label(slot, table.clone(), false));
         let operations = active.iter().map(operation).collect();
         active.is_within(self.fan_out(operations).await.done)
-    }
-
-    /// A flush of one child.
-    pub(super) fn flush_child(self: &Rc<Self>, slot: usize) -> Operation {
-        let inner = Rc::clone(self);
-        Box::pin(async move {
-            let child = &inner.children[slot];
-            let _hold = child.hold(&inner.signal);
-            let replica = child.replica().map_err(Failure::Flush)?;
-            let mut result = replica.flush().await;
-            if result.is_err() && inner.parts.breaks(super::mutant::Mutant::FlushRetried) {
-                result = replica.flush().await;
-            }
-            result.map_err(Failure::Flush)
-        })
     }
 }

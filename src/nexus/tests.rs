@@ -1,3 +1,6 @@
 //! Directed tests, a file per topic; each names the rule that it checks.
 
+mod assembly;
 mod basics;
+mod faults;
+mod last_copy;

@@ -8,6 +8,7 @@ use super::env::NexusEnv;
 use super::fan_out::{Failure, Operation, Outcome, either};
 use super::mutant::Mutant;
 use super::nexus::{Inner, Mode};
+use super::range_lock::Ticket;
 use super::slots::SlotSet;
 use super::state::FaultReason;
 use crate::io::{BlockDevice, Clock, IoBuffer, IoError, ZeroOptions};
@@ -143,13 +144,18 @@ impl<E: NexusEnv> Inner<E> {
         }
     }
 
-    /// A write or zeroing of a mirrored volume, from W3 on.
-    pub(super) async fn store(self: Rc<Self>, work: Work) -> Result<(), IoError> {
+    /// A write or zeroing of a mirrored volume, from W3 on: `turn` is its place in the queue for the range.
+    pub(super) async fn store(
+        self: Rc<Self>,
+        work: Work,
+        turn: impl Future<Output = Ticket>,
+    ) -> Result<(), IoError> {
         let range = work.range();
         let lock = if self.parts.breaks(Mutant::NoWriteLock) {
+            drop(turn);
             None
         } else {
-            Some(self.locks.exclusive(range.clone()).await)
+            Some(turn.await)
         };
         self.check_writable()?;
         let result = self.store_locked(&work).await;
@@ -203,10 +209,32 @@ impl<E: NexusEnv> Inner<E> {
                     .map_err(Failure::Label)?;
             }
             inner
-                .retrying(|| work.perform(&replica))
+                .submitting(slot, || work.perform(&replica))
                 .await
                 .map_err(Failure::Data)
         })
+    }
+
+    /// Submits a change of data to a member of a mirrored volume, again and again while the answer is "try again". Spec
+    /// F1: nothing is submitted to a member that was faulted while the operation prepared or waited.
+    pub(super) async fn submitting<F>(
+        &self,
+        slot: usize,
+        mut attempt: impl FnMut() -> F,
+    ) -> Result<(), IoError>
+    where
+        F: Future<Output = Result<(), IoError>>,
+    {
+        self.retrying(|| {
+            let attempt = self.usable().contains(slot).then(&mut attempt);
+            async {
+                match attempt {
+                    Some(attempt) => attempt.await,
+                    None => Err(IoError::Stopped),
+                }
+            }
+        })
+        .await
     }
 
     /// Tries again while the answer is "try again", up to the I/O timeout (spec section 5, table).
@@ -313,27 +341,5 @@ impl<E: NexusEnv> Inner<E> {
         } else {
             Err(IoError::EIO)
         }
-    }
-
-    /// Spec W10: OK only when every member of the committed active set has flushed.
-    pub(super) async fn flush(self: Rc<Self>) -> Result<(), IoError> {
-        self.check_writable()?;
-        if self.parts.breaks(Mutant::FlushNoop) {
-            return Ok(());
-        }
-        let operation = |slot| (slot, self.flush_child(slot));
-        let operations = self.usable().iter().map(operation).collect();
-        let outcome = self.fan_out(operations).await;
-        // Even when all fail: each of them may have lost something else.
-        for (slot, failure) in outcome.failures(self.usable()) {
-            if let Verdict::Child(reason) = Verdict::of(failure) {
-                self.fault(slot, reason);
-            }
-        }
-        self.check_writable()?;
-        if (self.usable() & outcome.done).is_empty() {
-            return Err(IoError::EIO);
-        }
-        self.acknowledge(outcome.done).await
     }
 }

@@ -20,6 +20,7 @@ mod judges;
 mod packages;
 mod shell;
 mod shows;
+mod sim;
 mod soak;
 mod test;
 mod tidy;
@@ -34,6 +35,7 @@ const USAGE: &str = "usage: cargo xtask <task>
   fuzz      libFuzzer on the parsers of outside bytes
   guest     tests inside QEMU guests
   show      one show with real parts, some rounds of it; without a name: what there is
+  sim       the nexus on simulated disks: many seeds of faults and crashes, checked
   soak      every show with its full count; stops and goes on at any time
   test      everything, in at most 45 minutes; what CI runs
   tidy      the rules of the tree that rustc and clippy do not know
@@ -60,6 +62,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         "fuzz" => fuzz::run(rest),
         "guest" => guest::run(rest),
         "show" => shows::run(rest),
+        "sim" => sim::run(rest),
         "soak" => soak::run(rest),
         "test" => test::run(rest),
         "tidy" => tidy::run(rest),

@@ -1,7 +1,14 @@
 //! The nexus on simulated disks: random clients, faults, crashes and power cuts, and checkers for the guarantees.
 //!
-//! [`rig`] builds a volume out of simulated parts and crashes it; directed tests use it too.
+//! [`rig`] builds a volume out of simulated parts; directed tests use it too. [`run`] takes one seed through several
+//! crashes. [`history`] decides whether what the clients saw is what the specification promises.
 
+mod client;
+mod history;
+mod inspect;
 mod rig;
+mod run;
+mod seeds;
+mod trouble;
 
-pub(super) use rig::{Rig, SimEnv, SimWitness};
+pub(super) use rig::{Rig, SimEnv};

@@ -1,6 +1,7 @@
 //! A volume made of simulated parts.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
@@ -39,10 +40,11 @@ struct WitnessState {
     clock: SimNode,
     record: RefCell<Option<WitnessRecord>>,
     down: Cell<bool>,
+    commits_fail: Cell<bool>,
     /// One answer in so many is lost although the record was written; zero for none.
     lost_answers: Cell<u64>,
-    /// When the record last changed.
-    committed_at: Cell<u64>,
+    /// When each replica left the active set, as [`Sim::tick`].
+    left: RefCell<BTreeMap<ReplicaId, u64>>,
 }
 
 impl SimWitness {
@@ -52,8 +54,9 @@ impl SimWitness {
             clock: sim.node(),
             record: RefCell::default(),
             down: Cell::new(false),
+            commits_fail: Cell::new(false),
             lost_answers: Cell::new(0),
-            committed_at: Cell::new(0),
+            left: RefCell::default(),
         };
         Self {
             state: Rc::new(state),
@@ -62,6 +65,11 @@ impl SimWitness {
 
     pub(in crate::nexus) fn set_down(&self, down: bool) {
         self.state.down.set(down);
+    }
+
+    /// Loads work, commits do not.
+    pub(in crate::nexus) fn fail_commits(&self, fail: bool) {
+        self.state.commits_fail.set(fail);
     }
 
     pub(in crate::nexus) fn set_lost_answers(&self, one_in: u64) {
@@ -77,9 +85,17 @@ impl SimWitness {
         self.state.record.replace(record);
     }
 
-    /// The [`Sim::tick`] of the last commit.
-    pub(in crate::nexus) fn committed_at(&self) -> u64 {
-        self.state.committed_at.get()
+    /// The [`Sim::tick`] at which the commit was done that left this replica out; none while it is in.
+    pub(in crate::nexus) fn left_at(&self, replica: ReplicaId) -> Option<u64> {
+        self.state.left.borrow().get(&replica).copied()
+    }
+
+    fn note_left(&self, record: &WitnessRecord) {
+        let now = self.state.sim.tick();
+        let mut left = self.state.left.borrow_mut();
+        for member in record.members.iter().filter(|member| !member.in_sync) {
+            left.entry(member.replica).or_insert(now);
+        }
     }
 
     async fn reach(&self) -> Result<(), WitnessError> {
@@ -104,6 +120,9 @@ impl Witness for SimWitness {
         new: &WitnessRecord,
     ) -> Result<(), WitnessError> {
         self.reach().await?;
+        if self.state.commits_fail.get() {
+            return Err(WitnessError::Unavailable(IoError::EIO));
+        }
         let found = self.record();
         if found.as_ref() != Some(new) {
             if let Some(found) = found.filter(|found| Some(found.position()) != expected) {
@@ -113,7 +132,7 @@ impl Witness for SimWitness {
                 });
             }
             self.replace(Some(new.clone()));
-            self.state.committed_at.set(self.state.sim.tick());
+            self.note_left(new);
         }
         let lost_answers = self.state.lost_answers.get();
         if lost_answers > 0 && self.state.sim.one_in(lost_answers) {
@@ -139,7 +158,8 @@ impl Rig {
     pub(in crate::nexus) fn new(seed: u64, members: usize, size: u64, block: u32) -> Self {
         let sim = Sim::new(seed);
         let layout = SimLayout {
-            size: DATA_OFFSET + size,
+            // Some room behind the data, which nobody may touch (spec G12).
+            size: DATA_OFFSET + size + (64 << 10),
             data_offset: DATA_OFFSET,
             block: u64::from(block),
         };

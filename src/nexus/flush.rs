@@ -1,0 +1,65 @@
+//! Flushing: what was acknowledged before becomes durable on every member (spec W10).
+
+use std::rc::Rc;
+
+use super::child::FlushTurn;
+use super::env::NexusEnv;
+use super::fan_out::{Failure, Operation};
+use super::mutant::Mutant;
+use super::nexus::Inner;
+use super::write::Verdict;
+use crate::io::IoError;
+
+impl<E: NexusEnv> Inner<E> {
+    /// Spec W10: OK only when every member of the committed active set has flushed.
+    pub(super) async fn flush(self: Rc<Self>) -> Result<(), IoError> {
+        self.check_writable()?;
+        if self.parts.breaks(Mutant::FlushNoop) {
+            return Ok(());
+        }
+        let operation = |slot| (slot, self.flush_child(slot));
+        let operations = self.usable().iter().map(operation).collect();
+        let outcome = self.fan_out(operations).await;
+        // Even when all fail: each of them may have lost something else.
+        for (slot, failure) in outcome.failures(self.usable()) {
+            if let Verdict::Child(reason) = Verdict::of(failure) {
+                self.fault(slot, reason);
+            }
+        }
+        self.check_writable()?;
+        if (self.usable() & outcome.done).is_empty() {
+            return Err(IoError::EIO);
+        }
+        self.acknowledge(outcome.done).await
+    }
+
+    /// A flush of one child. Flushes run one at a time; those that wait share the next one.
+    pub(super) fn flush_child(self: &Rc<Self>, slot: usize) -> Operation {
+        let inner = Rc::clone(self);
+        let wanted = inner.children[slot].wanted_flush();
+        Box::pin(async move {
+            let child = &inner.children[slot];
+            let _hold = child.hold(&inner.signal);
+            let replica = child.replica().map_err(Failure::Flush)?;
+            loop {
+                let mut turn = FlushTurn::Wait;
+                let signal = &inner.signal;
+                signal
+                    .until(|| {
+                        turn = child.flush_turn(wanted);
+                        turn != FlushTurn::Wait
+                    })
+                    .await;
+                if let FlushTurn::Done(result) = turn {
+                    return result.map_err(Failure::Flush);
+                }
+                let mut result = replica.flush().await;
+                if result.is_err() && inner.parts.breaks(Mutant::FlushRetried) {
+                    result = replica.flush().await;
+                }
+                child.flushed(result);
+                signal.notify();
+            }
+        })
+    }
+}

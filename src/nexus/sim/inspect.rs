@@ -1,0 +1,98 @@
+//! What is checked on the disks themselves, between crashes and at the end.
+
+use super::rig::{Rig, SimEnv};
+use super::run::Run;
+use super::trouble::Trouble;
+use crate::nexus::Nexus;
+use crate::replica::Label;
+use crate::replica::layout::{DATA_OFFSET, LABEL_OFFSETS};
+use crate::replica::replica::newest_label;
+
+impl Run {
+    /// I8: once a member left the committed table, no data write is submitted to it.
+    pub(super) fn check_written(&self) {
+        let rig = self.rig();
+        for (index, disk) in rig.disks.iter().enumerate() {
+            let left = rig.witness.left_at(Rig::replica_id(index));
+            if left.is_some_and(|left| disk.last_data_write() > left) {
+                self.clients
+                    .history
+                    .fail(|| format!("I8: data was written to member {index} after it left"));
+            }
+        }
+        if rig.committed().is_empty() {
+            self.clients
+                .history
+                .fail(|| "I7: the committed table has no active member".to_owned());
+        }
+    }
+
+    /// I3 and I4, on what would survive a power cut.
+    pub(super) fn inspect_labels(&self) {
+        let rig = self.rig();
+        let mut seen = self.labels.borrow_mut();
+        for (index, disk) in rig.disks.iter().enumerate() {
+            if rig.volatile[index] {
+                continue;
+            }
+            let slots = LABEL_OFFSETS.map(|at| {
+                let bytes = disk.durable(at..at + 4096);
+                <[u8; 4096]>::try_from(bytes.as_slice()).unwrap()
+            });
+            let newest: Result<(usize, Label), _> = newest_label(&slots);
+            match newest {
+                Ok((_, label)) => {
+                    let now = (label.generation, label.slot_seq);
+                    let before = seen[index];
+                    if now.0 < before.0 || now.1 < before.1 {
+                        self.clients.history.fail(|| {
+                            format!(
+                                "I3, I4: label of member {index} went from {before:?} to {now:?}"
+                            )
+                        });
+                    }
+                    seen[index] = now;
+                }
+                Err(error) => self
+                    .clients
+                    .history
+                    .fail(|| format!("L1: member {index} has no label: {error}")),
+            }
+        }
+    }
+
+    /// Everything healthy: all is resolved, read, stopped cleanly, and the members are equal.
+    pub(super) async fn finish(self, nexus: Nexus<SimEnv>) {
+        let history = &self.clients.history;
+        let mut seen = 0;
+        while nexus.status().unresolved_bytes > 0 {
+            seen = nexus.changed(seen).await;
+        }
+        self.clients.errors.borrow_mut().clear();
+        for first in (0..history.blocks()).step_by(16) {
+            let blocks = first..(first + 16).min(history.blocks());
+            self.clients.read(&nexus, blocks).await;
+        }
+        self.check_errors(Trouble::None, &nexus);
+        if !nexus.stop().await {
+            history.fail(|| "A10: the last stop is not clean".to_owned());
+        }
+        drop(nexus);
+        self.check_written();
+        let rig = self.rig();
+        let members = rig.committed();
+        let data = |member: &usize| rig.visible(*member, 0, rig.spec.size);
+        if members
+            .iter()
+            .any(|member| data(member) != data(&members[0]))
+        {
+            history.fail(|| format!("I10: members {members:?} differ at rest"));
+        }
+        for disk in &rig.disks {
+            let padding = disk.visible(DATA_OFFSET + rig.spec.size..disk.size());
+            if padding.iter().any(|byte| *byte != 0) {
+                history.fail(|| "G12: something was written behind the data area".to_owned());
+            }
+        }
+    }
+}

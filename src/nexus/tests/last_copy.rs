@@ -1,0 +1,147 @@
+//! The last copy fails (spec G7, F2), and copies in memory, which do not count as one.
+
+use std::time::Duration;
+
+use super::super::status::Health;
+use super::basics::{SIZE, filled, on_volume, read, states};
+use crate::io::sim::SimFault;
+use crate::io::{BlockDevice, Clock, IoError};
+use crate::model::status::ReplicaState::{Absent, Blank, InSync, Stale};
+use crate::nexus::sim::Rig;
+use crate::nexus::{AssemblyError, Nexus};
+
+fn lost() -> SimFault {
+    SimFault {
+        lost: true,
+        ..SimFault::default()
+    }
+}
+
+#[test]
+fn the_last_copy_is_kept_and_tried_again() {
+    for members in [1, 2] {
+        on_volume(1, members, async move |rig, _, nexus| {
+            if members == 2 {
+                rig.disks[1].set_fault(lost());
+                nexus.write(0, &filled(4096, 1), false).await.unwrap();
+            } else {
+                nexus.write(0, &filled(4096, 1), false).await.unwrap();
+            }
+            let generation = nexus.status().generation;
+            rig.disks[0].set_fault(lost());
+            let failed = nexus.write(0, &filled(4096, 2), false).await;
+            assert_eq!(failed, Err(IoError::EIO), "F2");
+            assert_eq!(read(&nexus, 0, 4096).await, Err(IoError::EIO));
+            assert_eq!(nexus.status().health, Health::Failed);
+            assert_eq!(
+                nexus.status().generation,
+                generation,
+                "nothing is persisted"
+            );
+            assert_eq!(rig.committed(), [0], "G7");
+            rig.disks[0].set_fault(SimFault::default());
+            assert_eq!(read(&nexus, 0, 4096).await, Ok(vec![1; 4096]));
+            assert_eq!(nexus.write(0, &filled(4096, 3), false).await, Ok(()));
+            assert_ne!(nexus.status().health, Health::Failed);
+        });
+    }
+}
+
+#[test]
+fn after_a_failed_flush_of_the_last_copy_only_reads_go_on_until_the_frontends_re_attach() {
+    for members in [1, 2] {
+        on_volume(2, members, async move |rig, _, nexus| {
+            nexus.write(0, &filled(4096, 1), false).await.unwrap();
+            for disk in &rig.disks {
+                disk.set_fault(SimFault {
+                    flush_errors: 1,
+                    ..SimFault::default()
+                });
+            }
+            assert_eq!(nexus.flush().await, Err(IoError::EIO));
+            rig.disks
+                .iter()
+                .for_each(|disk| disk.set_fault(SimFault::default()));
+            assert_eq!(nexus.flush().await, Err(IoError::EIO), "W10");
+            assert_eq!(
+                nexus.write(0, &filled(4096, 2), true).await,
+                Err(IoError::EIO)
+            );
+            assert_eq!(read(&nexus, 0, 4096).await, Ok(vec![1; 4096]));
+            assert!(nexus.status().lost_unflushed);
+            nexus.reattached();
+            assert!(!nexus.status().lost_unflushed);
+            assert_eq!(nexus.write(0, &filled(4096, 2), false).await, Ok(()));
+            assert_eq!(nexus.flush().await, Ok(()));
+        });
+    }
+}
+
+#[test]
+fn a_clean_stop_needs_a_flush_that_succeeds() {
+    on_volume(3, 1, async |rig, _, nexus| {
+        rig.disks[0].set_fault(SimFault {
+            flush_errors: 1,
+            ..SimFault::default()
+        });
+        assert!(!nexus.stop().await, "A10");
+    });
+}
+
+#[test]
+fn a_copy_in_memory_never_becomes_the_last_one() {
+    let rig = {
+        let mut rig = Rig::new(4, 2, SIZE, 4096);
+        rig.volatile[1] = true;
+        rig
+    };
+    let sim = rig.sim.clone();
+    sim.block_on(async move {
+        let node = rig.sim.node();
+        let nexus = rig.create(&node).await.unwrap();
+        nexus.write(0, &filled(4096, 1), true).await.unwrap();
+        rig.disks[0].set_fault(lost());
+        let failed = nexus.write(0, &filled(4096, 2), false).await;
+        assert_eq!(failed, Err(IoError::EIO));
+        node.sleep(Duration::from_secs(60)).await;
+        assert_eq!(rig.committed(), [0, 1], "the file stays in");
+        rig.disks[0].set_fault(SimFault::default());
+        drop(nexus);
+        node.kill();
+
+        rig.disks[1].erase();
+        let node = rig.sim.node();
+        let nexus = rig.assemble(&node, &rig.all()).await.unwrap();
+        assert_eq!(rig.committed(), [0]);
+        let found = states(&nexus);
+        assert!(
+            found == [InSync, Absent] || found == [InSync, Blank],
+            "{found:?}"
+        );
+        let data = read(&nexus, 0, 4096).await.unwrap();
+        assert!(data == vec![1; 4096] || data == vec![2; 4096]);
+    });
+}
+
+#[test]
+fn a_volume_in_memory_alone_does_not_survive_a_restart() {
+    let mut rig = Rig::new(5, 2, SIZE, 4096);
+    rig.volatile = vec![true, true];
+    let sim = rig.sim.clone();
+    sim.block_on(async move {
+        let node = rig.sim.node();
+        let nexus = rig.create(&node).await.unwrap();
+        rig.disks[0].set_fault(lost());
+        nexus.write(0, &filled(4096, 1), false).await.unwrap();
+        assert_eq!(states(&nexus), [Stale, InSync], "among equals, one may go");
+        drop(nexus);
+        node.kill();
+        rig.disks.iter().for_each(|disk| disk.erase());
+        let refused = Nexus::assemble(
+            rig.parts(&node),
+            rig.spec.clone(),
+            rig.candidates(&[true, true]),
+        );
+        assert!(matches!(refused.await, Err(AssemblyError::Blocked(_))));
+    });
+}
