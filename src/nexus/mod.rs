@@ -1,4 +1,4 @@
-//! The nexus: one block device mirrored synchronously over 1 to 16 children. `nexus-spec.md` is normative; every rule
+//! The nexus: one block device mirrored synchronously over 1 to 16 children. `docs/nexus-spec.md` is normative; every rule
 //! is named where it is implemented.
 //!
 //! Owns who is in sync, what is acknowledged when, and what happens when a child fails. Must never log, read a clock,
