@@ -159,3 +159,26 @@ async fn serve(
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A hung disk stalls whoever asked it something, for a while, and nobody else.
+    #[tokio::test]
+    async fn work_that_hangs_is_given_up_and_holds_up_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p");
+        let patience = Duration::from_secs(60);
+        let name = "main".parse().unwrap();
+        let (worker, id) = Worker::start(name, path, None, patience).await.unwrap();
+        let hang = |_| std::future::pending::<Result<(), Fault>>();
+        let error = worker.call("hang", Duration::ZERO, hang).await.unwrap_err();
+        assert_eq!(error.reason(), "PoolTimeout");
+        assert!(error.to_string().contains("\"hang\""), "{error}");
+        let ask = async move |directory: Rc<Directory>| Ok(directory.id());
+        let answer = worker.call("ask", patience, ask).await.unwrap();
+        assert_eq!(answer, id);
+        worker.stop(patience).await.unwrap();
+    }
+}
