@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedMutexGuard, watch};
@@ -49,6 +50,8 @@ pub(super) struct Shared {
     witness_names: Mutex<BTreeMap<VolumeId, VolumeName>>,
     turns: Mutex<BTreeMap<VolumeName, Arc<tokio::sync::Mutex<()>>>>,
     pub(super) changes: Arc<watch::Sender<u64>>,
+    /// Counts volumes that were placed on a reactor.
+    placed: AtomicUsize,
 }
 
 /// A removed volume in memory.
@@ -102,6 +105,7 @@ impl Engine {
             witness_names: Mutex::new(names),
             turns: Mutex::default(),
             changes: Arc::new(watch::Sender::new(0)),
+            placed: AtomicUsize::new(0),
         };
         let engine = Self {
             shared: Arc::new(shared),
@@ -151,17 +155,18 @@ impl Engine {
         self.volumes().get(name).cloned()
     }
 
-    /// The reactor with the fewest volumes.
+    /// The reactor with the fewest volumes; among equals the next in turn, since volumes that are being started at the
+    /// same time are not counted yet.
     pub(super) fn place(&self) -> ReactorHandle {
-        let mut load = vec![0usize; self.shared.reactors.len()];
-        let running: Vec<Arc<Live>> = self.volumes().values().cloned().collect();
-        for live in running {
+        let reactors = &self.shared.reactors;
+        let mut load = vec![0usize; reactors.len()];
+        for live in self.volumes().values() {
             load[live.reactor.index()] += 1;
         }
-        let least = (0..load.len())
-            .min_by_key(|index| load[*index])
-            .unwrap_or(0);
-        self.shared.reactors[least].clone()
+        let first = self.shared.placed.fetch_add(1, Ordering::Relaxed);
+        let turns = (0..reactors.len()).map(|turn| (first + turn) % reactors.len());
+        let least = turns.min_by_key(|index| load[*index]).unwrap_or(0);
+        reactors[least].clone()
     }
 
     /// Withdraws every export whether in use or not, stops every volume cleanly (spec A10), closes the pools and ends
