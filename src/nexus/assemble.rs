@@ -262,9 +262,10 @@ fn children<D: BlockDevice>(
             _ => ChildState::Stale { since, reason },
         };
         let mut child = Child::new(member.replica, state, None);
+        child.volatile = member.volatile;
         if let Some(candidate) = candidate {
             child.pool = Some(candidate.pool);
-            child.volatile = candidate.volatile;
+            child.volatile |= candidate.volatile;
             match candidate.found {
                 Found::Replica(replica) => child.set_replica(replica),
                 Found::Blank(note) | Found::Out(note) => child.note = Some(note),

@@ -133,6 +133,7 @@ fn check_lineage(newest: &Label, labels: &[&Label]) -> Result<(), Blocked> {
                 "there is no witness record, and replica {} is not here",
                 member.replica
             );
+            let has_data = has_data && !member.volatile;
             if has_data && !is_here(member.replica) && !reasons.contains(&reason) {
                 reasons.push(reason);
             }

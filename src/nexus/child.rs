@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::signal::Signal;
-use super::state::{self, ChildEvent, ChildState};
+use super::state::{self, ChildEvent, ChildState, FaultReason};
 use crate::io::{BlockDevice, IoError};
 use crate::model::{PoolName, ReplicaId};
 use crate::replica::Replica;
@@ -72,6 +72,12 @@ impl<D: BlockDevice> Child<D> {
 
     pub(super) fn state(&self) -> ChildState {
         self.state.get()
+    }
+
+    /// Whether it is the last copy and its file is too short. A write would make the file grow again over a hole that
+    /// reads as zeroes without an error, so there must be none (spec section 5, table).
+    pub(super) fn is_truncated(&self) -> bool {
+        self.state.get() == ChildState::Failing(FaultReason::Truncated)
     }
 
     /// The only way to change the state. True when it did change.

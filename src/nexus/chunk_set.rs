@@ -43,10 +43,9 @@ impl ChunkSet {
             let chunks = self.size.div_ceil(CHUNK);
             self.bits = vec![0; index(chunks.div_ceil(64))];
         }
-        for chunk in touched(&range) {
-            let (word, bit) = (index(chunk / 64), 1u64 << (chunk % 64));
-            self.count += u64::from(self.bits[word] & bit == 0);
-            self.bits[word] |= bit;
+        for (word, mask) in words(touched(&range)) {
+            self.count += u64::from((mask & !self.bits[word]).count_ones());
+            self.bits[word] |= mask;
         }
     }
 
@@ -61,10 +60,9 @@ impl ChunkSet {
         } else {
             range.end / CHUNK
         };
-        for chunk in first..end {
-            let (word, bit) = (index(chunk / 64), 1u64 << (chunk % 64));
-            self.count -= u64::from(self.bits[word] & bit != 0);
-            self.bits[word] &= !bit;
+        for (word, mask) in words(first..end) {
+            self.count -= u64::from((mask & self.bits[word]).count_ones());
+            self.bits[word] &= !mask;
         }
         if self.is_empty() {
             self.clear();
@@ -102,6 +100,20 @@ impl ChunkSet {
 /// The chunks that a range of bytes touches.
 fn touched(range: &Range<u64>) -> Range<u64> {
     range.start / CHUNK..range.end.div_ceil(CHUNK)
+}
+
+/// The words of the bitmap that hold these chunks, with the chunks' bits in each.
+fn words(chunks: Range<u64>) -> impl Iterator<Item = (usize, u64)> {
+    let mut next = chunks.start;
+    std::iter::from_fn(move || {
+        if next >= chunks.end {
+            return None;
+        }
+        let (word, bit) = (next / 64, next % 64);
+        let count = (64 - bit).min(chunks.end - next);
+        next += count;
+        Some((index(word), (u64::MAX >> (64 - count)) << bit))
+    })
 }
 
 fn index(at: u64) -> usize {

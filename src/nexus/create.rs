@@ -165,6 +165,7 @@ fn first_table<E: NexusEnv>(parts: &Parts<E>, spec: &NexusSpec, ready: &[Ready<E
     let member = |ready: &Ready<E::Disk>| Member {
         replica: ready.replica,
         state: MemberState::InSync,
+        volatile: ready.volatile,
         since_gen: 0,
         insync_id: generation_id,
     };

@@ -210,10 +210,13 @@ impl<E: NexusEnv> Inner<E> {
         &self.children[0]
     }
 
-    /// Notes that an operation on a child succeeded.
+    /// Notes that an operation on a child succeeded. A file that was truncated stays so until it is opened again.
     pub(super) fn succeeded(&self, slot: usize) {
         let failing = matches!(self.children[slot].state(), ChildState::Failing(_));
-        if failing && self.children[slot].apply(ChildEvent::Succeeded) {
+        if failing
+            && !self.children[slot].is_truncated()
+            && self.children[slot].apply(ChildEvent::Succeeded)
+        {
             self.touch();
         }
     }

@@ -122,7 +122,7 @@ impl<E: NexusEnv> Inner<E> {
         let child = self.sole();
         let replica = child.replica()?;
         let _hold = child.hold(&self.signal);
-        let result = self.retrying(|| work.perform(&replica)).await;
+        let result = self.submitting(0, || work.perform(&replica)).await;
         match result {
             Ok(()) => {
                 self.succeeded(0);
@@ -215,8 +215,8 @@ impl<E: NexusEnv> Inner<E> {
         })
     }
 
-    /// Submits a change of data to a member of a mirrored volume, again and again while the answer is "try again". Spec
-    /// F1: nothing is submitted to a member that was faulted while the operation prepared or waited.
+    /// Submits a change of data to a member, again and again while the answer is "try again". Nothing is submitted to a
+    /// member that was faulted while the operation prepared or waited (spec F1), nor to a truncated file.
     pub(super) async fn submitting<F>(
         &self,
         slot: usize,
@@ -226,11 +226,16 @@ impl<E: NexusEnv> Inner<E> {
         F: Future<Output = Result<(), IoError>>,
     {
         self.retrying(|| {
-            let attempt = self.usable().contains(slot).then(&mut attempt);
-            async {
+            let refused = if self.children[slot].is_truncated() {
+                Some(IoError::Short)
+            } else {
+                (!self.usable().contains(slot)).then_some(IoError::Stopped)
+            };
+            let attempt = refused.is_none().then(&mut attempt);
+            async move {
                 match attempt {
                     Some(attempt) => attempt.await,
-                    None => Err(IoError::Stopped),
+                    None => Err(refused.unwrap_or(IoError::Stopped)),
                 }
             }
         })

@@ -121,6 +121,8 @@ pub struct Member {
     pub replica: ReplicaId,
     /// What it may be used for.
     pub state: MemberState,
+    /// Whether it is memory, whose contents never outlive a stop; nobody waits for such a member to come back.
+    pub volatile: bool,
     /// The generation in which it left the active set; 0 while it is in it.
     pub since_gen: u64,
     /// The last committed table in which it was `InSync`; nil if it never was.

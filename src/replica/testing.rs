@@ -23,6 +23,7 @@ pub(crate) fn label() -> Label {
     let member = |number, state, since_gen| Member {
         replica: ReplicaId::from_uuid(uuid(number)),
         state,
+        volatile: number == 1,
         since_gen,
         insync_id: generation_id,
     };

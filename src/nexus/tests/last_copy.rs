@@ -9,6 +9,7 @@ use crate::io::{BlockDevice, Clock, IoError};
 use crate::model::status::ReplicaState::{Absent, Blank, InSync, Stale};
 use crate::nexus::sim::Rig;
 use crate::nexus::{AssemblyError, Nexus};
+use crate::replica::layout::DATA_OFFSET;
 
 fn lost() -> SimFault {
     SimFault {
@@ -143,5 +144,54 @@ fn a_volume_in_memory_alone_does_not_survive_a_restart() {
             rig.candidates(&[true, true]),
         );
         assert!(matches!(refused.await, Err(AssemblyError::Blocked(_))));
+    });
+}
+
+#[test]
+fn the_last_copy_is_not_written_to_once_its_file_is_too_short() {
+    for members in [1, 2] {
+        on_volume(6, members, async move |rig, _, nexus| {
+            if members == 2 {
+                rig.disks[1].set_fault(lost());
+                nexus.write(0, &filled(4096, 1), false).await.unwrap();
+            }
+            let end = Some(DATA_OFFSET + 8192);
+            rig.disks[0].set_fault(SimFault {
+                end,
+                ..SimFault::default()
+            });
+            assert_eq!(read(&nexus, 8192, 4096).await, Err(IoError::EIO));
+            let before = rig.disks[0].last_data_write();
+            let failed = nexus.write(SIZE - 4096, &filled(4096, 2), false).await;
+            assert_eq!(failed, Err(IoError::EIO));
+            assert_eq!(read(&nexus, 0, 4096).await.map(|_| ()), Ok(()));
+            let failed = nexus.write(0, &filled(4096, 2), false).await;
+            assert_eq!(
+                failed,
+                Err(IoError::EIO),
+                "not even where the file still is"
+            );
+            assert_eq!(rig.disks[0].last_data_write(), before);
+            let reason = nexus.status().children[0].reason.clone().unwrap();
+            assert!(reason.contains("Truncated"), "{reason}");
+        });
+    }
+}
+
+#[test]
+fn a_lost_witness_does_not_wait_for_memory_that_can_not_come_back() {
+    let mut rig = Rig::new(7, 2, SIZE, 4096);
+    rig.volatile[1] = true;
+    let sim = rig.sim.clone();
+    sim.block_on(async move {
+        let node = rig.sim.node();
+        let nexus = rig.create(&node).await.unwrap();
+        nexus.write(0, &filled(4096, 1), true).await.unwrap();
+        nexus.stop().await;
+        rig.disks[1].erase();
+        rig.witness.replace(None);
+        let nexus = rig.assemble(&node, &[true, false]).await.unwrap();
+        assert_eq!(states(&nexus), [InSync, Absent]);
+        assert_eq!(read(&nexus, 0, 4096).await, Ok(vec![1; 4096]));
     });
 }

@@ -19,6 +19,8 @@ const FLAGS_KNOWN: u32 = FLAG_CLEAN | FLAG_REBUILDING | FLAG_SNAP_PENDING;
 const HEADER_LEN: u32 = 4096;
 const MEMBERS_AT: usize = 256;
 const MEMBER_SIZE: usize = 64;
+/// Flag of a member: memory.
+const MEMBER_VOLATILE: u8 = 1;
 const ANCESTORS_AT: usize = 1280;
 const NAME_AT: usize = 1792;
 const NAME_SIZE: usize = 64;
@@ -149,6 +151,7 @@ impl Label {
             let at = MEMBERS_AT + index * MEMBER_SIZE;
             put_uuid(slot, at, member.replica.uuid());
             slot[at + 16] = member.state as u8;
+            slot[at + 17] = if member.volatile { MEMBER_VOLATILE } else { 0 };
             put_u64(slot, at + 24, member.since_gen);
             put_uuid(slot, at + 32, member.insync_id.uuid());
         }
@@ -195,6 +198,7 @@ fn members(slot: &Slot) -> Result<Vec<Member>, LabelError> {
         Ok(Member {
             replica: ReplicaId::from_uuid(get_uuid(slot, at)),
             state,
+            volatile: slot[at + 17] & MEMBER_VOLATILE != 0,
             since_gen: get_u64(slot, at + 24),
             insync_id: GenerationId::from_uuid(get_uuid(slot, at + 32)),
         })

@@ -67,7 +67,7 @@ fn fields_are_where_the_specification_puts_them() {
     check(256, label.members[0].replica.uuid().as_bytes());
     check(256 + 16, &[3]);
     check(256 + 24, &label.members[0].since_gen.to_le_bytes());
-    check(320 + 16, &[1]);
+    check(320 + 16, &[1, 1]);
     check(320 + 32, label.members[1].insync_id.uuid().as_bytes());
     check(1792, b"\x02\0db\0");
     check(4092, &crc32c::crc32c(&slot[..4092]).to_le_bytes());
