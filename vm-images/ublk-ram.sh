@@ -66,7 +66,7 @@ check "and free without it" wait_for 20 said 'ram0 None'
 # Another daemon's record of a device that this one serves, and of one whose number another volume has by now.
 cp $state /tmp/copied
 echo "1 0197f0a4-5d3c-7c1e-9b1e-3f2d8a4c6e10" >>/tmp/copied
-check "a second server starts" sh -c 'ublk_ram /tmp/copied 0 1 >/tmp/second.log 2>&1 & for n in $(seq 50); do grep -q ready /tmp/second.log && kill $! && exit 0; usleep 200000; done; exit 1'
+check "a second server starts" sh -c 'ublk_ram /tmp/copied 0 1 >/tmp/second.log 2>&1 & for n in $(seq 200); do grep -q ready /tmp/second.log && kill $! && exit 0; usleep 200000; done; exit 1'
 check "it leaves devices alone that are served" [ "$(grep -c ServedElsewhere /tmp/second.log)" = 3 ]
 check "it leaves other volumes' devices alone" grep -q 'leftover 1: Err(NotOurs' /tmp/second.log
 check "they serve on" xtask blocks run /dev/volund/ram1 --bytes 4MiB --ops 20 --seed 5
