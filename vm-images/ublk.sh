@@ -18,32 +18,32 @@ show_log() {
 round() {
     filesystem ext4 /dev/volund/ext4
     filesystem xfs /dev/volund/xfs
-    for name in raw small mirror; do
-        check "$name: blkdiscard" /usr/sbin/blkdiscard -f /dev/volund/$name
-        check "$name: discarded blocks read as zeroes" holds_zeroes /dev/volund/$name 0 64
-        check "$name: blocks, two jobs" xtask blocks run /dev/volund/$name --bytes 32MiB --ops 100 --seed $1 --jobs 2
-        check "$name: write zeroes beside them" /usr/sbin/blkdiscard -z -o 32MiB -l 16MiB /dev/volund/$name
+    for volume in raw small mirror; do
+        check "$volume: blkdiscard" /usr/sbin/blkdiscard -f /dev/volund/$volume
+        check "$volume: discarded blocks read as zeroes" holds_zeroes /dev/volund/$volume 0 64
+        check "$volume: blocks, two jobs" xtask blocks run /dev/volund/$volume --bytes 32MiB --ops 100 --seed $1 --jobs 2
+        check "$volume: write zeroes beside them" /usr/sbin/blkdiscard -z -o 32MiB -l 16MiB /dev/volund/$volume
     done
     kept $1
 }
 
 # kept SEED: the blocks of `round` are there.
 kept() {
-    for name in raw small mirror; do
-        check "$name: the blocks are there" xtask blocks check /dev/volund/$name --bytes 32MiB --ops 100 --seed $1 --jobs 2
+    for volume in raw small mirror; do
+        check "$volume: the blocks are there" xtask blocks check /dev/volund/$volume --bytes 32MiB --ops 100 --seed $1 --jobs 2
     done
 }
 
 links() {
-    for name in ext4 xfs raw small mirror; do
-        test -b /dev/volund/$name || return 1
+    for volume in ext4 xfs raw small mirror; do
+        test -b /dev/volund/$volume || return 1
     done
 }
 
 # answers: every volume can be read.
 answers() {
-    for name in ext4 xfs raw small mirror; do
-        dd if=/dev/volund/$name of=/dev/null bs=4k count=1 iflag=direct || return 1
+    for volume in ext4 xfs raw small mirror; do
+        dd if=/dev/volund/$volume of=/dev/null bs=4k count=1 iflag=direct || return 1
     done
 }
 
@@ -115,15 +115,15 @@ kept 1
 round 2
 
 echo "--- kill -9 under load"
-for name in raw mirror; do
-    xtask blocks run /dev/volund/$name --bytes 32MiB --seed 3 --jobs 2 --until /run/never --state /run/$name.state 2>/run/$name.log &
+for volume in raw mirror; do
+    xtask blocks run /dev/volund/$volume --bytes 32MiB --seed 3 --jobs 2 --until /run/never --state /run/$volume.state 2>/run/$volume.log &
 done
 sleep 5
 began=$(date +%s)
 kill -9 $daemon
-for name in raw mirror; do
-    check "a dead daemon gives $name an error, not a hang" wait_for 10 test -s /run/$name.state
-    echo "the load on $name ended: $(tail -n 1 /run/$name.log)"
+for volume in raw mirror; do
+    check "a dead daemon gives $volume an error, not a hang" wait_for 10 test -s /run/$volume.state
+    echo "the load on $volume ended: $(tail -n 1 /run/$volume.log)"
 done
 check "an idle device gives an error as well" wait_for 10 sh -c '! dd if=/dev/volund/small of=/dev/null bs=4k count=1 iflag=direct'
 wait $daemon
@@ -131,8 +131,8 @@ start
 check "usable again within 30 s" wait_for 30 answers
 echo "after $(($(date +%s) - began)) s"
 check "five devices, no more" sh -c '[ "$(ls /dev/ublkb* | wc -l)" = 5 ] && [ "$(ls /dev/ublkc* | wc -l)" = 5 ]'
-for name in raw mirror; do
-    check "$name: every acknowledged write is there" xtask blocks check /dev/volund/$name --bytes 32MiB --seed 3 --jobs 2 --state /run/$name.state
+for volume in raw mirror; do
+    check "$volume: every acknowledged write is there" xtask blocks check /dev/volund/$volume --bytes 32MiB --seed 3 --jobs 2 --state /run/$volume.state
 done
 check "the others are usable too" sh -c 'e2fsck -f -n /dev/volund/ext4 && xfs_repair -n /dev/volund/xfs'
 
