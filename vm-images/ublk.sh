@@ -21,8 +21,8 @@ round() {
     for volume in raw small mirror; do
         check "$volume: blkdiscard" /usr/sbin/blkdiscard -f /dev/volund/$volume
         check "$volume: discarded blocks read as zeroes" holds_zeroes /dev/volund/$volume 0 64
-        check "$volume: blocks, two jobs" xtask blocks run /dev/volund/$volume --bytes 32MiB --ops 100 --seed $1 --jobs 2
-        check "$volume: write zeroes beside them" /usr/sbin/blkdiscard -z -o 32MiB -l 16MiB /dev/volund/$volume
+        check "$volume: blocks, two jobs" xtask blocks run /dev/volund/$volume --bytes 16MiB --ops 100 --seed $1 --jobs 2
+        check "$volume: write zeroes beside them" /usr/sbin/blkdiscard -z -o 16MiB -l 16MiB /dev/volund/$volume
     done
     kept $1
 }
@@ -30,7 +30,7 @@ round() {
 # kept SEED: the blocks of `round` are there.
 kept() {
     for volume in raw small mirror; do
-        check "$volume: the blocks are there" xtask blocks check /dev/volund/$volume --bytes 32MiB --ops 100 --seed $1 --jobs 2
+        check "$volume: the blocks are there" xtask blocks check /dev/volund/$volume --bytes 16MiB --ops 100 --seed $1 --jobs 2
     done
 }
 
@@ -71,26 +71,31 @@ reserve = "64MiB"
 path = "/pool/second"
 reserve = "64MiB"
 
-[defaults.volume]
+[volume.ext4]
+size = "512MiB"
 pool = "main"
 export = { ublk = {} }
 
-[volume.ext4]
-size = "512MiB"
-
 [volume.xfs]
 size = "512MiB"
+pool = "main"
+export = { ublk = { depth = 16 } }
 
 [volume.raw]
 size = "64MiB"
+pool = "main"
+export = { ublk = {} }
 
 [volume.small]
 size = "64MiB"
+pool = "main"
 block_size = 512
+export = { ublk = {} }
 
 [volume.mirror]
 size = "64MiB"
 replicas = ["main", "second"]
+export = { ublk = {} }
 
 END
 
@@ -116,9 +121,11 @@ round 2
 
 echo "--- kill -9 under load"
 for volume in raw mirror; do
-    xtask blocks run /dev/volund/$volume --bytes 32MiB --seed 3 --jobs 2 --until /run/never --state /run/$volume.state 2>/run/$volume.log &
+    # What earlier runs wrote would be foreign where this one does not get to.
+    /usr/sbin/blkdiscard -f /dev/volund/$volume
+    xtask blocks run /dev/volund/$volume --bytes 8MiB --seed 3 --jobs 2 --until /run/never --state /run/$volume.state 2>/run/$volume.log &
 done
-sleep 5
+sleep 8
 began=$(date +%s)
 kill -9 $daemon
 for volume in raw mirror; do
@@ -132,7 +139,7 @@ check "usable again within 30 s" wait_for 30 answers
 echo "after $(($(date +%s) - began)) s"
 check "five devices, no more" sh -c '[ "$(ls /dev/ublkb* | wc -l)" = 5 ] && [ "$(ls /dev/ublkc* | wc -l)" = 5 ]'
 for volume in raw mirror; do
-    check "$volume: every acknowledged write is there" xtask blocks check /dev/volund/$volume --bytes 32MiB --seed 3 --jobs 2 --state /run/$volume.state
+    check "$volume: every acknowledged write is there" xtask blocks check /dev/volund/$volume --bytes 8MiB --seed 3 --jobs 2 --state /run/$volume.state
 done
 check "the others are usable too" sh -c 'e2fsck -f -n /dev/volund/ext4 && xfs_repair -n /dev/volund/xfs'
 
@@ -141,12 +148,12 @@ cp /etc/volund/node.toml /run/node.toml
 exec 5</dev/volund/raw
 without raw
 check "in use it stays, and says so" wait_for 30 says InUse
-check "and serves" xtask blocks check /dev/volund/raw --bytes 32MiB --seed 3 --jobs 2 --state /run/raw.state
+check "and serves" xtask blocks check /dev/volund/raw --bytes 8MiB --seed 3 --jobs 2 --state /run/raw.state
 exec 5<&-
 check "unused, its link goes" wait_for 30 sh -c '! test -e /dev/volund/raw'
 cp /run/node.toml /etc/volund/node.toml
 check "its link comes back" wait_for 30 test -b /dev/volund/raw
-check "with its data" xtask blocks check /dev/volund/raw --bytes 32MiB --seed 3 --jobs 2 --state /run/raw.state
+check "with its data" xtask blocks check /dev/volund/raw --bytes 8MiB --seed 3 --jobs 2 --state /run/raw.state
 
 echo "--- without the driver"
 kill $daemon
