@@ -6,7 +6,7 @@
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{FlockOperation, fstat, major, minor};
+use rustix::fs::{AtFlags, FlockOperation, StatxFlags, fstat, major, minor, statx};
 
 /// Who holds a lock, as far as `/proc/locks` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,13 +57,28 @@ pub(super) fn holder(file: BorrowedFd<'_>) -> Holder {
     let (Ok(stat), Ok(locks)) = (fstat(file), std::fs::read_to_string("/proc/locks")) else {
         return Holder::Unknown;
     };
-    let id = format!(
-        "{:02x}:{:02x}:{}",
-        major(stat.st_dev),
-        minor(stat.st_dev),
-        stat.st_ino
-    );
+    let own = (major(stat.st_dev), minor(stat.st_dev));
+    let (major, minor) = filesystem(file).unwrap_or(own);
+    let id = format!("{major:02x}:{minor:02x}:{}", stat.st_ino);
     find(&locks, &id).map_or(Holder::Unknown, of_pid)
+}
+
+/// The device number that the kernel knows the file's filesystem by. On btrfs, `stat` has that of the subvolume.
+fn filesystem(file: BorrowedFd<'_>) -> Option<(u32, u32)> {
+    let found = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    find_mount(&mounts, found.stx_mnt_id)
+}
+
+/// The device number of a mount. Lines look like `36 35 98:0 /root /mountpoint ...`, the mount's id first.
+fn find_mount(mounts: &str, id: u64) -> Option<(u32, u32)> {
+    mounts.lines().find_map(|line| {
+        let mut words = line.split(' ');
+        let found: u64 = words.next()?.parse().ok()?;
+        let (major, minor) = words.nth(1)?.split_once(':')?;
+        let device = (major.parse().ok()?, minor.parse().ok()?);
+        (found == id).then_some(device)
+    })
 }
 
 fn of_pid(pid: i32) -> Holder {
@@ -105,6 +120,15 @@ mod tests {
         assert_eq!(find(locks, "fd:00:8"), None);
         assert_eq!(find(locks, "fd:00:9"), None);
         assert_eq!(find("", "fd:00:7"), None);
+    }
+
+    #[test]
+    fn a_mount_is_found_by_its_id() {
+        let mounts = "22 1 254:0 / / rw - ext4 /dev/vda rw\n\
+                      36 22 0:42 /sub /mnt rw - btrfs /dev/loop0 rw\n";
+        assert_eq!(find_mount(mounts, 36), Some((0, 42)));
+        assert_eq!(find_mount(mounts, 6), None);
+        assert_eq!(find_mount("", 36), None);
     }
 
     #[test]

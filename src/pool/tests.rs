@@ -204,7 +204,7 @@ async fn creation_leaves_the_reserve_free_and_nothing_behind() {
     check(FILE_LEN, true).await;
     assert_eq!(entries(&parent.path().join("p/replicas")), [""; 0]);
     pool.set_reserve(Bytes(0));
-    let far_too_much = pool.create(ReplicaId::generate(), 1 << 62, true).await;
+    let far_too_much = pool.create(ReplicaId::generate(), 1 << 63, true).await;
     assert!(far_too_much.is_err());
     assert_eq!(entries(&parent.path().join("p/replicas")), [""; 0]);
 }
