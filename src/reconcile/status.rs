@@ -37,8 +37,27 @@ pub(super) struct Statement {
     pub(super) message: String,
 }
 
+impl Statement {
+    /// Whether nobody needs to be told: the states of a life are told on their own, and what is well from the start is
+    /// no news.
+    fn is_routine(&self, is_first: bool) -> bool {
+        match (self.kind, self.status) {
+            ("Ready", Truth::False) => UNDER_WAY.contains(&self.message.as_str()),
+            ("Degraded", Truth::False) => is_first,
+            _ => false,
+        }
+    }
+}
+
+/// Messages of volumes and pools that are not ready and of which nothing bad is known.
+const UNDER_WAY: [&str; 3] = [
+    "it is not there yet",
+    "it is on its way",
+    "it is being opened",
+];
+
 impl Conditions {
-    /// Replaces all that is said. Answers the statements that are new or say something else than before.
+    /// Replaces all that is said. Answers what is news.
     pub(super) fn set(&mut self, statements: Vec<Statement>, moment: &Moment) -> Vec<Statement> {
         let mut old = std::mem::take(&mut self.by_kind);
         let mut changed = Vec::new();
@@ -49,7 +68,8 @@ impl Conditions {
                 || moment.time.clone(),
                 |old| old.last_transition_time.clone(),
             );
-            if same_status.is_none_or(|old| old.reason != statement.reason) {
+            let is_new = same_status.is_none_or(|old| old.reason != statement.reason);
+            if is_new && !statement.is_routine(before.is_none()) {
                 changed.push(statement.clone());
             }
             let condition = Condition {
@@ -122,7 +142,7 @@ impl VolumeFacts<'_> {
         }
         let Some(observed) = self.observed else {
             let reason = format!("{:?}", self.state);
-            return statement("Ready", Truth::False, &reason, "it is not there yet");
+            return statement("Ready", Truth::False, &reason, UNDER_WAY[0]);
         };
         let export = observed.export.as_ref();
         let problem = observed.problem.as_ref();
@@ -134,7 +154,7 @@ impl VolumeFacts<'_> {
             VolumeState::Attached | VolumeState::Available if observed.serving => {
                 statement("Ready", Truth::True, &reason, "it takes I/O")
             }
-            _ => statement("Ready", Truth::False, &reason, "it is on its way"),
+            _ => statement("Ready", Truth::False, &reason, UNDER_WAY[1]),
         }
     }
 
@@ -275,7 +295,7 @@ pub(super) fn pool_statements(
             statement("Ready", Truth::False, &failure.reason, &failure.message)
         }
         (None, None, Some(_)) => statement("Ready", Truth::True, "Online", "it is open"),
-        (None, None, None) => statement("Ready", Truth::False, "Opening", "it is being opened"),
+        (None, None, None) => statement("Ready", Truth::False, "Opening", UNDER_WAY[2]),
     };
     let mut statements = vec![ready];
     statements.extend(merge(blocked.iter()));
@@ -344,6 +364,17 @@ mod tests {
             time: time.to_owned(),
             generation: 3,
         }
+    }
+
+    #[test]
+    fn routine_is_not_told() {
+        let mut conditions = Conditions::default();
+        let way = statement("Ready", Truth::False, "Creating", UNDER_WAY[1]);
+        assert_eq!(conditions.set(vec![way], &moment("t1")), []);
+        let whole = statement("Degraded", Truth::False, "AllInSync", "");
+        assert_eq!(conditions.set(vec![whole], &moment("t2")), []);
+        let torn = statement("Degraded", Truth::True, "ReplicaStale", "");
+        assert_eq!(conditions.set(vec![torn.clone()], &moment("t3")), [torn]);
     }
 
     #[test]
