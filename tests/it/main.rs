@@ -1,6 +1,8 @@
 //! Integration tests: one binary, one link.
 
 mod check;
+mod daemon;
+mod daemon_rig;
 mod fuzz_corpora;
 mod pool;
 mod vhost_data;
