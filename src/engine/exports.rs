@@ -124,7 +124,9 @@ impl Engine {
                 let volume = VolumeOnReactor::new(name.clone(), live.reactor.clone(), move |l| {
                     attach(l, id)
                 });
-                Kind::VhostUser(VhostUserExport::start(&config, volume)?)
+                let export = VhostUserExport::start(&config, volume)?;
+                self.watch_clients(export.vacancy());
+                Kind::VhostUser(export)
             }
             ExportSpec::Ublk { id, depth } => {
                 Kind::Ublk(self.start_ublk(name, &live, *id, *depth).await?)
@@ -141,6 +143,19 @@ impl Engine {
         drop(current);
         self.touch();
         Ok(())
+    }
+
+    /// A client that comes or goes decides what may be done to its volume: whoever waits for that wants to know at once.
+    fn watch_clients(&self, mut vacancy: tokio::sync::watch::Receiver<bool>) {
+        let shared = Arc::downgrade(&self.shared);
+        tokio::spawn(async move {
+            while vacancy.changed().await.is_ok() {
+                match shared.upgrade() {
+                    Some(shared) => shared.touch(),
+                    None => return,
+                }
+            }
+        });
     }
 
     fn default_socket(&self, name: &VolumeName) -> PathBuf {

@@ -148,6 +148,12 @@ impl VhostUserExport {
         self.desk.shared.read()
     }
 
+    /// Whether no client is there, as it changes. Ends with the export.
+    #[must_use]
+    pub fn vacancy(&self) -> watch::Receiver<bool> {
+        self.desk.vacant.subscribe()
+    }
+
     /// Withdraws the export: no more clients, the present one is disconnected, its requests are waited for (which
     /// takes as long as the disk does), the socket is removed.
     pub async fn stop(mut self) {
