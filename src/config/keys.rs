@@ -282,7 +282,7 @@ static VHOST_USER: &[Key] = &[
     key("depth", Kind::PowerOfTwo { min: 2, max: 1024 })
         .default("`256`")
         .change(UNUSED)
-        .meaning("Largest size of a virtqueue, a power of two.")
+        .meaning("The most requests of a virtqueue that are served at a time, a power of two.")
         .sample("128"),
 ];
 

@@ -107,7 +107,7 @@ pub enum ExportSpec {
         socket: Option<PathBuf>,
         /// Number of virtqueues offered, 1 to 64.
         queues: u16,
-        /// Largest size of a virtqueue, a power of two.
+        /// The most requests of a virtqueue that are served at a time, a power of two.
         depth: u16,
     },
     /// A block device on this host.

@@ -152,6 +152,32 @@ fn a_client_may_leave_and_come_back_any_time() {
     assert_eq!(status.last_error, None);
 }
 
+/// Over virtio-mmio guests use rings of 1024 entries, whatever the export is set to.
+#[test]
+fn no_more_than_the_depth_is_in_flight_and_the_rest_needs_no_kick() {
+    let (rig, gate) = Rig::gated_with(2);
+    let mut guest = Guest::start(&rig.path, 1, 0);
+    gate.close();
+    for slot in 0..5 {
+        guest.begin((0, slot), OUT, u64::from(slot), Some((Guest::data(0), 512)));
+    }
+    gate.until_started(2);
+    pause(20);
+    assert_eq!(gate.started.load(Ordering::Relaxed), 2);
+    gate.open();
+    for _ in 0..5 {
+        assert!(guest.next_used(0).is_some_and(|(_, written)| written == 1));
+    }
+    assert_eq!(
+        guest.write(0, 0, &[1; 512]),
+        OK,
+        "kicks are asked for again"
+    );
+    guest.front.set_vring_num(1, 1024).unwrap();
+    guest.front.set_vring_num(1, 1000).unwrap_err();
+    drop(rig);
+}
+
 /// Spec W11 across clients: a write of the one that has gone can't land after one of the next.
 #[test]
 fn the_next_client_waits_for_the_last_ones_requests() {

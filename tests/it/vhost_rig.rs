@@ -64,6 +64,14 @@ impl Rig {
         geometry: Geometry,
         make: impl Fn(&Local) -> D + Send + Sync + 'static,
     ) -> Self {
+        Self::with_depth(256, geometry, make)
+    }
+
+    fn with_depth<D: BlockDevice>(
+        depth: u16,
+        geometry: Geometry,
+        make: impl Fn(&Local) -> D + Send + Sync + 'static,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run/disk.sock");
         let reactor = ReactorHandle::start(0).unwrap();
@@ -80,7 +88,7 @@ impl Rig {
         let config = ExportConfig {
             socket: path.clone(),
             queues: 4,
-            depth: 256,
+            depth,
         };
         let (orders, inbox) = mpsc::unbounded_channel();
         let (started, ready) = channel();
@@ -97,9 +105,14 @@ impl Rig {
 
     /// Exports a writable volume over a device that can be held up.
     pub(crate) fn gated() -> (Self, Arc<Gate>) {
+        Self::gated_with(256)
+    }
+
+    /// The same, with `depth` requests in flight per queue.
+    pub(crate) fn gated_with(depth: u16) -> (Self, Arc<Gate>) {
         let gate = Arc::new(Gate::default());
         let inside = Arc::clone(&gate);
-        let rig = Self::new(geometry(512, false), move |_| Gated {
+        let rig = Self::with_depth(depth, geometry(512, false), move |_| Gated {
             inner: MemoryDevice::new(DISK),
             gate: Arc::clone(&inside),
         });

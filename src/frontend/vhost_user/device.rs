@@ -11,8 +11,9 @@ const CONFIG_LEN: usize = 60;
 const PHYSICAL_BLOCK: u32 = 4096;
 /// The largest segment that drivers are asked for, bytes. Larger ones are served all the same, piece by piece.
 const SEGMENT_MAX: u32 = 1 << 20;
-/// The most segments in a request. A chain also has a header and a status.
-const SEGMENTS_MAX: u16 = 254;
+/// The most segments in a request. With header and status they fit the 128 entries that QEMU's queues have by default,
+/// for drivers without indirect descriptors.
+const SEGMENTS_MAX: u32 = 126;
 
 /// Feature bits of virtio-blk, of the ring, and of vhost-user.
 pub mod feature {
@@ -49,7 +50,6 @@ pub mod feature {
 pub(super) struct Device {
     pub(super) geometry: Geometry,
     pub(super) queues: u16,
-    pub(super) depth: u16,
 }
 
 impl Device {
@@ -88,8 +88,7 @@ impl Device {
         let mut put = |at: usize, bytes: &[u8]| space[at..at + bytes.len()].copy_from_slice(bytes);
         put(0, &(self.geometry.size / SECTOR).to_le_bytes());
         put(8, &SEGMENT_MAX.to_le_bytes());
-        let segments = self.depth.saturating_sub(2).clamp(1, SEGMENTS_MAX);
-        put(12, &u32::from(segments).to_le_bytes());
+        put(12, &SEGMENTS_MAX.to_le_bytes());
         put(20, &block.to_le_bytes());
         let per_physical = (PHYSICAL_BLOCK / block.max(1)).max(1);
         put(24, &per_physical.ilog2().to_le_bytes()[..1]);
@@ -134,7 +133,6 @@ mod tests {
         Device {
             geometry,
             queues: 16,
-            depth: 128,
         }
     }
 

@@ -43,7 +43,8 @@ pub struct ExportConfig {
     pub socket: PathBuf,
     /// Number of virtqueues offered, at least 1. A guest needs as many as it has CPUs.
     pub queues: u16,
-    /// The largest size of a virtqueue, a power of two.
+    /// The most requests of a virtqueue that are served at a time, at least 1; more wait in the ring, whose
+    /// size the guest chooses.
     pub depth: u16,
 }
 
@@ -61,7 +62,8 @@ type Attach = dyn Fn(Local, Arrival) -> Option<Pin<Box<dyn Future<Output = ()>>>
 /// What a session needs from a client.
 struct Arrival {
     connection: Arc<Connection>,
-    queues: usize,
+    queues: u16,
+    depth: u16,
     letters: mpsc::UnboundedReceiver<Letter>,
     /// Told what the volume looks like.
     geometry: SyncSender<Geometry>,
@@ -83,12 +85,13 @@ impl VolumeOnReactor {
                 let Arrival {
                     connection,
                     queues,
+                    depth,
                     letters,
                     geometry,
                     occupied,
                 } = arrival;
                 let _ = geometry.send(volume.geometry());
-                session::serve(local, volume, connection, queues, letters).await;
+                session::serve(local, volume, connection, (queues, depth), letters).await;
                 drop(occupied);
             });
             Some(task)
@@ -296,7 +299,8 @@ impl Desk {
         let (geometry, seen) = sync_channel(1);
         let arrival = Arrival {
             connection: Arc::new(connection),
-            queues: usize::from(self.queues),
+            queues: self.queues,
+            depth: self.depth,
             letters: mailbox,
             geometry,
             occupied,
@@ -344,7 +348,6 @@ impl Client {
         let device = Device {
             geometry,
             queues: self.desk.queues,
-            depth: self.desk.depth,
         };
         let handler = Handler::new(device, Arc::clone(shared), self.letters);
         let handler = Arc::new(Mutex::new(handler));

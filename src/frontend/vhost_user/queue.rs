@@ -2,7 +2,7 @@
 //!
 //! A queue takes everything that is available whenever the driver kicks, starts a task per request, and publishes the
 //! answers of one reactor turn together: one used index, at most one call. It never has more requests in flight than
-//! its ring has entries, which bounds what a hostile driver can make it do in a turn.
+//! the export's depth, which bounds what a hostile driver can make it do in a turn.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -38,6 +38,8 @@ pub(super) struct Queue<D> {
     call: RefCell<Option<Event>>,
     /// Cleared once, when the queue stops taking requests.
     running: Cell<bool>,
+    /// Whether requests were left in the ring because enough are in flight; the driver does not kick for them again.
+    full: Cell<bool>,
     /// Requests taken whose answers are not published.
     in_flight: Cell<u32>,
     /// Answers that are not published.
@@ -56,6 +58,8 @@ pub(super) struct QueueParts<D> {
     pub(super) connection: Arc<Connection>,
     /// The answer to GET_ID.
     pub(super) serial: [u8; ID_LEN],
+    /// The most requests that are in flight at a time.
+    pub(super) depth: u32,
     /// Whether writes must be durable before they are answered, because the driver can't flush.
     pub(super) write_through: bool,
     /// Where the front end wants to hear of a broken ring.
@@ -78,6 +82,7 @@ impl<D: BlockDevice> Queue<D> {
             chain: RefCell::default(),
             call: RefCell::new(call),
             running: Cell::new(true),
+            full: Cell::new(false),
             in_flight: Cell::new(0),
             unpublished: Cell::new(0),
             watcher: RefCell::default(),
@@ -128,12 +133,7 @@ impl<D: BlockDevice> Queue<D> {
     async fn watch(self: Rc<Self>, kick: Event) {
         let mut kicks = self.parts.local.poll_readable(Rc::new(kick.into_fd()));
         loop {
-            let taken = self.take_all();
-            // First, because a ring in memory that is gone makes no sense either.
-            self.check_memory();
-            if let Err(error) = taken {
-                self.on_broken(&error);
-            }
+            self.take_all();
             match self.unless_stopped(kicks.next()).await {
                 Some(Ok(())) => count(&self.counters().kicks),
                 Some(Err(error)) => {
@@ -162,14 +162,25 @@ impl<D: BlockDevice> Queue<D> {
         .await
     }
 
-    /// Takes every available request. Bounded by the ring's size, because answers are published later.
-    fn take_all(self: &Rc<Self>) -> Result<(), RingError> {
+    /// Takes every available request, or as many as may be in flight.
+    fn take_all(self: &Rc<Self>) {
+        let taken = self.try_take_all();
+        // First, because a ring in memory that is gone makes no sense either.
+        self.check_memory();
+        if let Err(error) = taken {
+            self.on_broken(&error);
+        }
+    }
+
+    fn try_take_all(self: &Rc<Self>) -> Result<(), RingError> {
+        self.full.set(false);
         while self.running.get() {
             self.ring.borrow().disarm();
             while let Some(head) = self.take()? {
                 self.dispatch(head);
             }
-            if !self.ring.borrow().arm() {
+            // When full, the next answers are followed by a look into the ring, so that no kick is needed.
+            if self.full.get() || !self.ring.borrow().arm() {
                 break;
             }
         }
@@ -177,6 +188,10 @@ impl<D: BlockDevice> Queue<D> {
     }
 
     fn take(&self) -> Result<Option<u16>, RingError> {
+        if self.in_flight.get() >= self.parts.depth {
+            self.full.set(true);
+            return Ok(None);
+        }
         let mut ring = self.ring.borrow_mut();
         let head = ring.pop()?;
         if head.is_some() {
@@ -297,7 +312,7 @@ impl<D: BlockDevice> Queue<D> {
     }
 
     /// Gives a chain back. The first to do so in a turn publishes for all of them when the turn ends.
-    async fn complete(&self, head: u16, written: u32) {
+    async fn complete(self: &Rc<Self>, head: u16, written: u32) {
         self.ring.borrow_mut().add_used(head, written);
         let before = self.unpublished.replace(self.unpublished.get() + 1);
         if before == 0 {
@@ -306,13 +321,16 @@ impl<D: BlockDevice> Queue<D> {
         }
     }
 
-    fn publish(&self) {
+    fn publish(self: &Rc<Self>) {
         let wants_call = self.ring.borrow_mut().publish();
         let published = self.unpublished.take();
         self.in_flight.set(self.in_flight.get() - published);
         if let (true, Some(call)) = (wants_call, &*self.call.borrow()) {
             call.signal();
             count(&self.counters().calls);
+        }
+        if self.full.get() {
+            self.take_all();
         }
         if self.in_flight.get() == 0 {
             wake(&self.drainer);

@@ -74,6 +74,7 @@ struct Session<D> {
     local: Local,
     volume: Rc<Volume<D, Local>>,
     connection: Arc<Connection>,
+    depth: u16,
     memory: Rc<MemoryTable>,
     queues: Vec<Option<Rc<Queue<D>>>>,
 }
@@ -83,13 +84,14 @@ pub(super) async fn serve<D: BlockDevice>(
     local: Local,
     volume: Rc<Volume<D, Local>>,
     connection: Arc<Connection>,
-    queues: usize,
+    (queues, depth): (u16, u16),
     mut letters: UnboundedReceiver<Letter>,
 ) {
     let mut session = Session {
         local,
         volume,
         connection,
+        depth,
         memory: Rc::default(),
         queues: (0..queues).map(|_| None).collect(),
     };
@@ -146,6 +148,7 @@ impl<D: BlockDevice> Session<D> {
             volume: Rc::clone(&self.volume),
             connection: Arc::clone(&self.connection),
             serial: serial(self.volume.name(), self.volume.id()),
+            depth: u32::from(self.depth),
             write_through: !has(feature::FLUSH),
             error: setup.error,
         };
