@@ -193,7 +193,10 @@ impl Daemon {
     pub(crate) fn wait_status(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Result<Value> {
         let mut last = Value::Null;
         let waited = self.wait(what, Duration::from_secs(30), || {
-            last = self.status()?;
+            // Not answering yet is one way of not being so yet.
+            last = self
+                .status()
+                .unwrap_or_else(|error| Value::String(format!("{error:#}")));
             Ok(is_so(&last))
         });
         waited.with_context(|| format!("{last:#}"))?;

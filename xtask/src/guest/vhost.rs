@@ -9,22 +9,24 @@ use anyhow::{Context, Result};
 use super::{Contents, Guest, Kernel, Machine, Outcome, own_program, test_script};
 use crate::daemon::{self, Site};
 
-/// The guest's disks, in the order it sees them: `/dev/vda`, ...
-const VOLUMES: [&str; 4] = ["ext4", "xfs", "raw", "fixed"];
+/// The guest's disks, in the order it sees them, `/dev/vda` first, and what is special about each.
+const VOLUMES: [(&str, &str); 4] = [
+    ("ext4", "size = \"512MiB\""),
+    ("xfs", "size = \"512MiB\""),
+    ("raw", "size = \"64MiB\"\nblock_size = 512"),
+    ("fixed", "size = \"16MiB\"\nread_only = true"),
+];
 
 pub(super) fn run(kernel: &Kernel, machine: Machine) -> Result<Outcome> {
     let site = Site::new(&daemon::build()?)?;
     let pool = site.path("pool");
-    site.configure(&format!(
-        "version = 1\n\
-         [pool.main]\npath = \"{}\"\n\
-         [defaults.volume]\npool = \"main\"\nexport = {{ vhost-user = {{ queues = 4 }} }}\n\
-         [volume.ext4]\nsize = \"512MiB\"\n\
-         [volume.xfs]\nsize = \"512MiB\"\n\
-         [volume.raw]\nsize = \"64MiB\"\nblock_size = 512\n\
-         [volume.fixed]\nsize = \"16MiB\"\nread_only = true\n",
-        pool.display()
-    ))?;
+    let mut text = format!("version = 1\n[pool.main]\npath = \"{}\"\n", pool.display());
+    for (name, more) in VOLUMES {
+        text.push_str(&format!(
+            "[volume.{name}]\npool = \"main\"\nexport = {{ vhost-user = {{ queues = 4 }} }}\n{more}\n"
+        ));
+    }
+    site.configure(&text)?;
     let mut running = Some(site.start()?);
     let guest = Guest {
         kernel,
@@ -62,7 +64,7 @@ fn devices(site: &Site, machine: Machine) -> Vec<String> {
         Machine::Microvm => "vhost-user-blk",
         Machine::Q35 => "vhost-user-blk-pci",
     };
-    let disk = |name: &&str| {
+    let disk = |(name, _): &(&str, &str)| {
         let socket = site.socket(name);
         [
             "-chardev".to_owned(),

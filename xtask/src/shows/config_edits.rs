@@ -64,14 +64,16 @@ pub(super) fn round(seed: u64) -> Result<String> {
 fn text(site: &Site, extra: &BTreeSet<&str>, random: &mut Random) -> String {
     let mut text = format!(
         "# {}\nversion = 1\n[safety]\nmax_removals = 100\n[pool.main]\npath = \"{}\"\nreserve = \"0MiB\"\n\
-         [defaults.volume]\nthin = true\non_remove = \"{}\"\npool = \"main\"\n\
-         [volume.keep]\nsize = \"64MiB\"\nexport = {{ vhost-user = {{ queues = 2 }} }}\n",
+         [defaults.volume]\nthin = true\non_remove = \"{}\"\n\
+         [volume.keep]\npool = \"main\"\nsize = \"64MiB\"\nexport = {{ vhost-user = {{ queues = 2 }} }}\n",
         random.below(1 << 30),
         site.path("pool").display(),
         ["retain", "delete"][usize::from(random.below(2) == 0)],
     );
     for volume in extra {
-        text.push_str(&format!("[volume.{volume}]\nsize = \"16MiB\"\n"));
+        text.push_str(&format!(
+            "[volume.{volume}]\npool = \"main\"\nsize = \"16MiB\"\n"
+        ));
         if random.below(2) == 0 {
             text.push_str("export = { vhost-user = {} }\n");
         }

@@ -17,12 +17,13 @@ const RSS_MIB_MAX: f64 = 50.0 + VOLUMES as f64;
 pub(super) fn round() -> Result<String> {
     let site = Site::new(&daemon::build()?)?;
     let mut text = format!(
-        "version = 1\n[pool.main]\npath = \"{}\"\nreserve = \"0MiB\"\n[defaults.volume]\npool = \"main\"\n\
-         export = {{ vhost-user = {{}} }}\n",
+        "version = 1\n[pool.main]\npath = \"{}\"\nreserve = \"0MiB\"\n",
         site.path("pool").display()
     );
     for number in 0..VOLUMES {
-        text.push_str(&format!("[volume.v{number}]\nsize = \"64MiB\"\n"));
+        text.push_str(&format!(
+            "[volume.v{number}]\nsize = \"64MiB\"\npool = \"main\"\nexport = {{ vhost-user = {{}} }}\n"
+        ));
     }
     site.configure(&text)?;
     let running = site.start()?;
