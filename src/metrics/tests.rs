@@ -190,3 +190,28 @@ fn every_family_is_documented_with_its_type_and_has_a_series_here() {
         "docs/metrics.md has rows without a family"
     );
 }
+
+#[test]
+fn alert_rules_name_real_families_and_do_what_they_say() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/contrib/prometheus");
+    let rules = std::fs::read_to_string(format!("{folder}/volund-alerts.yml")).unwrap();
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    for word in rules
+        .split(|c| !is_name(c))
+        .filter(|word| word.starts_with("volund_"))
+    {
+        let base = word.trim_end_matches("_bucket");
+        let known = families::ALL.iter().any(|family| family.name == base);
+        assert!(known, "no family `{word}`");
+    }
+    let test = Command::new("promtool")
+        .args(["test", "rules", "volund-alerts-test.yml"])
+        .current_dir(folder)
+        .output();
+    let Ok(output) = test else {
+        eprintln!("SKIPPED: promtool is not installed (Debian package prometheus)");
+        return;
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+}
