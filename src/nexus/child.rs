@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use super::durability::Durability;
 use super::signal::Signal;
 use super::state::{self, ChildEvent, ChildState, FaultReason};
 use crate::io::{BlockDevice, IoError};
@@ -18,32 +19,11 @@ pub(super) struct Child<D> {
     pub(super) volatile: bool,
     /// More about the state than its reason says, for people.
     pub(super) note: Option<String>,
+    /// What its flushes prove.
+    pub(super) durability: Durability,
     state: Cell<ChildState>,
     replica: RefCell<Option<Rc<Replica<D>>>>,
     inflight: Cell<u32>,
-    flushes: Cell<Flushes>,
-}
-
-/// The flushes of one child, one at a time. A flush that overlaps a failing one may report success although what both
-/// should have made durable is lost, since the kernel tells each error once; so nobody may believe it (spec W10).
-#[derive(Clone, Copy, Debug, Default)]
-struct Flushes {
-    started: u64,
-    /// The newest one that succeeded.
-    succeeded: u64,
-    running: bool,
-    failed: Option<IoError>,
-}
-
-/// What a flush has to do next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FlushTurn {
-    /// Submit one, and report to [`Child::flushed`].
-    Submit,
-    /// Wait for the one under way.
-    Wait,
-    /// Nothing: a flush that started after this one was wanted has ended.
-    Done(Result<(), IoError>),
 }
 
 /// Counts one operation on a child as under way until dropped.
@@ -66,7 +46,7 @@ impl<D: BlockDevice> Child<D> {
             state: Cell::new(state),
             replica: RefCell::new(replica),
             inflight: Cell::new(0),
-            flushes: Cell::default(),
+            durability: Durability::default(),
         }
     }
 
@@ -87,47 +67,6 @@ impl<D: BlockDevice> Child<D> {
             .expect("the nexus sends a child only events that its state allows");
         self.state.set(after);
         before != after
-    }
-
-    /// The number of the flush that a flush wanted now has to wait for: one that is not under way yet.
-    pub(super) fn wanted_flush(&self) -> u64 {
-        self.flushes.get().started + 1
-    }
-
-    /// What the flush with the number `wanted` has to do.
-    pub(super) fn flush_turn(&self, wanted: u64) -> FlushTurn {
-        let mut flushes = self.flushes.get();
-        if flushes.succeeded >= wanted {
-            return FlushTurn::Done(Ok(()));
-        }
-        if let Some(error) = flushes.failed {
-            return FlushTurn::Done(Err(error));
-        }
-        if flushes.running {
-            return FlushTurn::Wait;
-        }
-        flushes.running = true;
-        flushes.started += 1;
-        self.flushes.set(flushes);
-        FlushTurn::Submit
-    }
-
-    /// The flush under way ended. A failure is remembered until [`Child::forgive_flushes`].
-    pub(super) fn flushed(&self, result: Result<(), IoError>) {
-        let mut flushes = self.flushes.get();
-        flushes.running = false;
-        match result {
-            Ok(()) => flushes.succeeded = flushes.started,
-            Err(error) => flushes.failed = Some(error),
-        }
-        self.flushes.set(flushes);
-    }
-
-    /// The frontends have re-attached: what failed flushes lost is lost.
-    pub(super) fn forgive_flushes(&self) {
-        let mut flushes = self.flushes.get();
-        flushes.failed = None;
-        self.flushes.set(flushes);
     }
 
     /// Whether operations are under way.

@@ -224,14 +224,17 @@ impl<E: NexusEnv> Inner<E> {
             let child = &inner.children[slot];
             let _hold = child.hold(&inner.signal);
             let replica = child.replica().map_err(Failure::Label)?;
+            let durable = child.durability.write(&inner.signal);
+            let mut result = Ok(());
             if merge {
-                replica
-                    .merge_intent_into_missed()
-                    .await
-                    .map_err(Failure::Label)?;
+                result = replica.merge_intent_into_missed().await;
             }
-            let label = own_label(&replica.label(), table);
-            replica.write_label(&label).await.map_err(Failure::Label)
+            if result.is_ok() {
+                let label = own_label(&replica.label(), table);
+                result = replica.write_label(&label).await;
+            }
+            durable.ended(result);
+            result.map_err(Failure::Label)
         })
     }
 

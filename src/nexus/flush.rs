@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::child::FlushTurn;
+use super::durability::FlushTurn;
 use super::env::NexusEnv;
 use super::fan_out::{Failure, Operation};
 use super::mutant::Mutant;
@@ -36,7 +36,7 @@ impl<E: NexusEnv> Inner<E> {
     /// A flush of one child. Flushes run one at a time; those that wait share the next one.
     pub(super) fn flush_child(self: &Rc<Self>, slot: usize) -> Operation {
         let inner = Rc::clone(self);
-        let wanted = inner.children[slot].wanted_flush();
+        let wanted = inner.children[slot].durability.wanted();
         Box::pin(async move {
             let child = &inner.children[slot];
             let _hold = child.hold(&inner.signal);
@@ -46,7 +46,7 @@ impl<E: NexusEnv> Inner<E> {
                 let signal = &inner.signal;
                 signal
                     .until(|| {
-                        turn = child.flush_turn(wanted);
+                        turn = child.durability.turn(wanted);
                         turn != FlushTurn::Wait
                     })
                     .await;
@@ -57,8 +57,7 @@ impl<E: NexusEnv> Inner<E> {
                 if result.is_err() && inner.parts.breaks(Mutant::FlushRetried) {
                     result = replica.flush().await;
                 }
-                child.flushed(result);
-                signal.notify();
+                child.durability.flushed(result, signal).await;
             }
         })
     }

@@ -29,6 +29,7 @@ mod create;
 
 mod child;
 mod chunk_set;
+mod durability;
 mod fan_out;
 mod range_lock;
 mod signal;

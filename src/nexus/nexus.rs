@@ -118,7 +118,8 @@ impl<E: NexusEnv> Nexus<E> {
     /// acknowledged but never flushed may be gone, and requests are served again (spec F2).
     pub fn reattached(&self) {
         if self.inner.lost_unflushed.replace(false) {
-            self.inner.children.iter().for_each(Child::forgive_flushes);
+            let children = self.inner.children.iter();
+            children.for_each(|child| child.durability.forgive());
             self.inner.touch();
         }
     }

@@ -42,6 +42,13 @@ impl Work {
         }
     }
 
+    const fn is_fua(&self) -> bool {
+        match self {
+            Self::Write { fua, .. } => *fua,
+            Self::Zero { options, .. } => options.fua,
+        }
+    }
+
     async fn perform<D: BlockDevice>(&self, replica: &Replica<D>) -> Result<(), IoError> {
         match self {
             Self::Write { offset, data, fua } => replica.write(*offset, data, *fua).await,
@@ -122,7 +129,7 @@ impl<E: NexusEnv> Inner<E> {
         let child = self.sole();
         let replica = child.replica()?;
         let _hold = child.hold(&self.signal);
-        let result = self.submitting(0, || work.perform(&replica)).await;
+        let result = self.perform(0, work, &replica).await;
         match result {
             Ok(()) => {
                 self.succeeded(0);
@@ -208,11 +215,25 @@ impl<E: NexusEnv> Inner<E> {
                     .await
                     .map_err(Failure::Label)?;
             }
-            inner
-                .submitting(slot, || work.perform(&replica))
-                .await
-                .map_err(Failure::Data)
+            let result = inner.perform(slot, &work, &replica).await;
+            result.map_err(Failure::Data)
         })
+    }
+
+    /// Data to one member.
+    async fn perform(
+        &self,
+        slot: usize,
+        work: &Work,
+        replica: &Replica<E::Disk>,
+    ) -> Result<(), IoError> {
+        let durability = &self.children[slot].durability;
+        let durable = work.is_fua().then(|| durability.write(&self.signal));
+        let result = self.submitting(slot, || work.perform(replica)).await;
+        if let Some(durable) = durable {
+            durable.ended(result);
+        }
+        result
     }
 
     /// Submits a change of data to a member, again and again while the answer is "try again". Nothing is submitted to a

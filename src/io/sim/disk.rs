@@ -352,6 +352,10 @@ impl State {
                 }
                 if chance(&self.sim, fault.write_errors) {
                     self.apply(store, Some(2));
+                    if store.fua && self.sim.one_in(2) {
+                        // What failed may have been the flush that makes the write durable.
+                        self.flush(submitted, true);
+                    }
                     return Err(IoError::EIO);
                 }
                 self.apply(store, None);
