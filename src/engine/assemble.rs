@@ -18,7 +18,7 @@ use crate::nexus::{Candidate, Health, Nexus, NexusSpec, NexusStatus, Parts, Pres
 use crate::pool::{Opened, OpenedFile};
 use crate::replica::Label;
 use crate::replica::layout::DATA_OFFSET;
-use crate::state::{VolumeRecord, WitnessFile};
+use crate::state::WitnessFile;
 use crate::units::Bytes;
 use crate::volume::{Counters, Geometry, Volume};
 
@@ -74,7 +74,13 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let _turn = self.turn(name).await;
         if let Some(live) = self.live(name) {
-            return self.remember(live.id, spec, None).await;
+            if !live.has_stopped() {
+                self.close_journal(live.id).await?;
+                return self.remember(live.id, spec, None).await;
+            }
+            // Who stopped it did not get further.
+            live.stop().await?;
+            self.volumes().remove(name);
         }
         let result = self.bring_up(name, spec).await;
         match &result {
@@ -86,23 +92,17 @@ impl Engine {
     }
 
     async fn bring_up(&self, name: &VolumeName, spec: &VolumeSpec) -> Result<(), EngineError> {
-        let is_memory_only = spec.replicas.iter().all(|pool| self.is_memory(pool));
         let mut gathered = self.gather(name, &spec.replicas).await;
         if self.clear_unfinished(name).await? {
             gathered = self.gather(name, &spec.replicas).await;
         }
-        let ids: Vec<VolumeId> = gathered.ids_of(name).into_iter().collect();
+        let ids: Vec<VolumeId> = self.ids_of(name, &gathered).into_iter().collect();
         match ids.as_slice() {
             [] => {
-                self.check_creatable(name, &gathered, is_memory_only)?;
-                self.create_volume(name, spec, is_memory_only).await
+                self.check_creatable(name, &gathered)?;
+                self.create_volume(name, spec).await
             }
-            [id] => {
-                let gathered = self
-                    .gather_patiently(name, *id, &spec.replicas, gathered)
-                    .await;
-                self.assemble_volume((name, *id), spec, &gathered).await
-            }
+            [id] => self.assemble_volume((name, *id), spec).await,
             _ => Err(EngineError::new(
                 "AmbiguousVolume",
                 format!(
@@ -118,8 +118,10 @@ impl Engine {
         &self,
         (name, id): (&VolumeName, VolumeId),
         spec: &VolumeSpec,
-        gathered: &Gathered,
     ) -> Result<(), EngineError> {
+        let _claim = self.claim_idle(id).await?;
+        self.undo_removal(id).await;
+        let gathered = self.gather_patiently(name, id, &spec.replicas).await;
         let label = gathered.newest_label(id).cloned().ok_or_else(|| {
             EngineError::new(
                 "DataMissing",
@@ -127,7 +129,7 @@ impl Engine {
             )
         })?;
         let replicas = self
-            .bring_replicas(id, &spec.replicas, gathered, &label)
+            .bring_replicas(id, &spec.replicas, &gathered, &label)
             .await;
         let files = replicas.iter().filter_map(file_of).collect();
         let known = replicas
@@ -286,42 +288,6 @@ impl Engine {
         record.thin = Some(record.thin.unwrap_or(spec.thin));
         record.replicas.extend(replicas.unwrap_or_default());
         Ok(self.shared.store.set_volume(id, record).await?)
-    }
-
-    /// What was last applied about a volume's removal.
-    pub(super) fn removal_policy(record: &VolumeRecord) -> RemovalPolicy {
-        let on_remove = if record.delete_on_remove {
-            OnRemove::Delete
-        } else {
-            OnRemove::Retain
-        };
-        let quarantine_for = Duration::from_secs(record.quarantine_seconds);
-        RemovalPolicy {
-            on_remove,
-            quarantine_for,
-        }
-    }
-
-    /// Notes what becomes of a volume when its table goes.
-    ///
-    /// # Errors
-    /// When the database can't be written, or there is no such volume.
-    pub async fn set_removal_policy(
-        &self,
-        name: &VolumeName,
-        policy: RemovalPolicy,
-    ) -> Result<(), EngineError> {
-        let live = self.live(name).map(|live| live.id);
-        let id = match live {
-            Some(id) => id,
-            None => self.idle_id(name).ok_or_else(|| no_such_volume(name))?,
-        };
-        let mut record = self.shared.store.volume(id).unwrap_or_default();
-        record.delete_on_remove = policy.on_remove == OnRemove::Delete;
-        record.quarantine_seconds = policy.quarantine_for.as_secs();
-        self.shared.store.set_volume(id, record).await?;
-        self.touch();
-        Ok(())
     }
 }
 

@@ -21,8 +21,8 @@ impl Engine {
         &self,
         name: &VolumeName,
         spec: &VolumeSpec,
-        is_memory_only: bool,
     ) -> Result<(), EngineError> {
+        let is_memory_only = spec.replicas.iter().all(|pool| self.is_memory(pool));
         let id = VolumeId::generate();
         let replicas: Vec<(PoolName, ReplicaId)> = spec
             .replicas
@@ -101,6 +101,14 @@ impl Engine {
         self.launch(name, starter, applied, files).await
     }
 
+    /// Ends a creation that succeeded but for this.
+    pub(super) async fn close_journal(&self, id: VolumeId) -> Result<(), EngineError> {
+        if self.shared.store.creations().contains_key(&id) {
+            self.shared.store.end_creation(id).await?;
+        }
+        Ok(())
+    }
+
     /// Takes back a creation whose volume nobody has ever been shown.
     async fn undo_creation(
         &self,
@@ -127,10 +135,11 @@ impl Engine {
                 .shared
                 .state
                 .witnesses()?
-                .iter()
-                .any(|r| r.volume == *id);
-            if exists {
-                self.witness_names().insert(*id, name.clone());
+                .into_iter()
+                .find(|r| r.volume == *id);
+            if let Some(record) = exists {
+                // It may have got another name since.
+                self.witness_names().insert(*id, record.name);
                 self.shared.store.end_creation(*id).await?;
             } else {
                 tracing::warn!(volume = %name, %id, "clearing away a creation that was cut short");

@@ -49,10 +49,14 @@ pub(super) struct Shared {
     /// The name that each volume's witness has, for replicas whose labels disagree after a rename that was cut short.
     witness_names: Mutex<BTreeMap<VolumeId, VolumeName>>,
     turns: Mutex<BTreeMap<VolumeName, Arc<tokio::sync::Mutex<()>>>>,
+    claims: Mutex<Claims>,
     pub(super) changes: Arc<watch::Sender<u64>>,
     /// Counts volumes that were placed on a reactor.
     placed: AtomicUsize,
 }
+
+/// Held by whoever works on a volume's files.
+pub(super) type Claims = BTreeMap<VolumeId, Arc<tokio::sync::Mutex<()>>>;
 
 /// A removed volume in memory.
 #[derive(Clone, Debug)]
@@ -104,6 +108,7 @@ impl Engine {
             problems: Mutex::default(),
             witness_names: Mutex::new(names),
             turns: Mutex::default(),
+            claims: Mutex::default(),
             changes: Arc::new(watch::Sender::new(0)),
             placed: AtomicUsize::new(0),
         };
@@ -129,6 +134,10 @@ impl Engine {
     pub(super) async fn turn(&self, name: &VolumeName) -> OwnedMutexGuard<()> {
         let turn = Arc::clone(lock(&self.shared.turns).entry(name.clone()).or_default());
         turn.lock_owned().await
+    }
+
+    pub(super) fn claims(&self) -> MutexGuard<'_, Claims> {
+        lock(&self.shared.claims)
     }
 
     pub(super) fn pools(&self) -> MutexGuard<'_, BTreeMap<PoolName, PoolEntry>> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::engine::Engine;
 use super::error::EngineError;
 use crate::model::status::ReplicaState;
-use crate::model::{PoolName, VolumeId, VolumeName};
+use crate::model::{PoolName, ReplicaId, VolumeId, VolumeName};
 use crate::pool::{FoundReplica, Place};
 use crate::replica::{Label, MemberState};
 
@@ -27,7 +27,7 @@ pub(super) struct Gathered {
 }
 
 impl Gathered {
-    /// The ids of all volumes that carry `name`.
+    /// The ids of all volumes of which some label has `name`.
     pub(super) fn ids_of(&self, name: &VolumeName) -> BTreeSet<VolumeId> {
         let labels = self
             .active
@@ -53,8 +53,8 @@ impl Gathered {
             .max_by_key(|label| (label.generation, label.epoch))
     }
 
-    /// Whether an in-sync member of the newest table has no usable file here.
-    fn lacks_a_member(&self, id: VolumeId, in_memory: usize) -> bool {
+    /// Whether an in-sync member of the newest table has no usable file here, although it is not one of those in memory.
+    fn lacks_a_member(&self, id: VolumeId, memory: &Memory) -> bool {
         let Some(newest) = self.newest_label(id) else {
             return false;
         };
@@ -66,10 +66,18 @@ impl Gathered {
         let absent = newest
             .members
             .iter()
-            .filter(|m| m.state == MemberState::InSync && !here(m.replica))
+            .filter(|m| m.state == MemberState::InSync)
+            .filter(|m| !here(m.replica) && !memory.members.contains(&m.replica))
             .count();
-        absent > in_memory
+        absent > memory.unknown
     }
+}
+
+/// The members of a volume that are in memory.
+struct Memory {
+    members: BTreeSet<ReplicaId>,
+    /// Memory pools whose member nobody remembers.
+    unknown: usize,
 }
 
 impl Engine {
@@ -109,17 +117,28 @@ impl Engine {
         gathered
     }
 
+    fn members_in_memory(&self, id: VolumeId, pools: &[PoolName]) -> Memory {
+        let recorded = self.shared.store.volume(id).unwrap_or_default().replicas;
+        let memory: Vec<_> = pools.iter().filter(|pool| self.is_memory(pool)).collect();
+        let members: BTreeSet<_> = memory
+            .iter()
+            .filter_map(|pool| recorded.get(*pool).copied())
+            .collect();
+        let unknown = memory.len() - members.len();
+        Memory { members, unknown }
+    }
+
     /// As [`Engine::gather`], but looks again for a while when an in-sync member of the volume is missing.
     pub(super) async fn gather_patiently(
         &self,
         name: &VolumeName,
         id: VolumeId,
         pools: &[PoolName],
-        mut gathered: Gathered,
     ) -> Gathered {
-        let in_memory = pools.iter().filter(|pool| self.is_memory(pool)).count();
+        let memory = self.members_in_memory(id, pools);
+        let mut gathered = self.gather(name, pools).await;
         let deadline = tokio::time::Instant::now() + DEGRADED_WAIT;
-        while gathered.lacks_a_member(id, in_memory) && tokio::time::Instant::now() < deadline {
+        while gathered.lacks_a_member(id, &memory) && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(LOOK_AGAIN).await;
             gathered = self.gather(name, pools).await;
         }
@@ -139,7 +158,6 @@ impl Engine {
         &self,
         name: &VolumeName,
         gathered: &Gathered,
-        is_memory_only: bool,
     ) -> Result<(), EngineError> {
         if !gathered.quarantined.is_empty() {
             return Err(EngineError::new(
@@ -157,20 +175,42 @@ impl Engine {
                 format!("volume \"{name}\" is created once all of its pools are online: {why}"),
             ));
         }
+        self.check_elsewhere(name)
+    }
+
+    /// Whatever the volume's own pools say: a name that has data anywhere is not free.
+    fn check_elsewhere(&self, name: &VolumeName) -> Result<(), EngineError> {
+        let files = self.all_files();
+        let labels = || {
+            let labels = files.iter().map(|(pool, f)| (pool, f.label.as_ref()));
+            labels.filter_map(|(pool, label)| Some((pool, label?)))
+        };
+        if let Some((pool, label)) = labels().find(|(_, label)| label.name == *name) {
+            return Err(EngineError::new(
+                "DataElsewhere",
+                format!(
+                    "pool \"{pool}\" has data of a volume \"{name}\" ({}); nothing is created: list the pools that \
+                     have it, or give the new volume another name",
+                    label.volume
+                ),
+            ));
+        }
+        // The witness follows the labels when a volume gets another name.
+        let renamed = |id: VolumeId| labels().any(|(_, label)| label.volume == id);
         let witnessed = self
             .witness_names()
             .iter()
-            .find(|(_, n)| *n == name)
+            .find(|(id, n)| *n == name && !renamed(**id))
             .map(|(id, _)| *id);
         match witnessed {
-            Some(id) if !is_memory_only => Err(EngineError::new(
+            Some(id) => Err(EngineError::new(
                 "DataMissing",
                 format!(
                     "this node had a volume \"{name}\" ({id}) but no replica of it is in the listed pools; nothing is \
                      created: list the pools that have them, or give the new volume another name"
                 ),
             )),
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 }

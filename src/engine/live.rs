@@ -14,7 +14,7 @@ use super::exports::LiveExport;
 use crate::io::{Disk, Local, ReactorHandle};
 use crate::model::observed::{AppliedVolume, ObservedExport};
 use crate::model::{PoolName, ReplicaId, VolumeId};
-use crate::nexus::{Nexus, NexusEnv, NexusStatus};
+use crate::nexus::{Health, Nexus, NexusEnv, NexusStatus};
 use crate::state::WitnessFile;
 use crate::volume::{Counters, Volume};
 
@@ -81,6 +81,11 @@ pub(super) struct Live {
 }
 
 impl Live {
+    /// Whether it was stopped, or is being stopped: it does not serve again.
+    pub(super) fn has_stopped(&self) -> bool {
+        self.status.borrow().health == Health::Stopped
+    }
+
     /// Stops the volume cleanly (spec A10) and lets go of its replicas. Its export must be gone.
     ///
     /// # Errors

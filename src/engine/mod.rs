@@ -14,6 +14,7 @@ pub mod engine;
 pub mod error;
 
 mod assemble;
+mod claim;
 mod create;
 mod exports;
 mod gather;

@@ -1,10 +1,11 @@
 //! What there is on this node: [`Engine::observe`].
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::engine::Engine;
-use super::gather::idle_state;
+use super::gather::{Gathered, idle_state};
 use super::live::Live;
 use crate::io::clock::wall;
 use crate::model::observed::{
@@ -41,7 +42,7 @@ impl Engine {
         }
     }
 
-    fn all_files(&self) -> Vec<Placed> {
+    pub(super) fn all_files(&self) -> Vec<Placed> {
         let pools = self.pools();
         let files = pools
             .iter()
@@ -122,18 +123,27 @@ impl Engine {
         volumes
     }
 
-    /// The name of a volume that nobody serves. Its labels agree, but for a rename that was cut short: then the witness,
-    /// which follows last, has the old name, under which the rename will be finished.
+    /// The name of a volume that nobody serves. Its labels agree but for a rename that was cut short: then the witness,
+    /// which follows last, has the old name, under which the rename will be finished. A label that missed a rename because
+    /// its pool was away does not count: the newest one does.
     fn name_of(&self, id: VolumeId, files: &[&Placed]) -> Option<VolumeName> {
+        let usable = files.iter().any(|(_, f)| f.fault.is_none());
         let names: BTreeSet<&VolumeName> = files
             .iter()
+            // What can't be used is never renamed either.
+            .filter(|(_, f)| f.fault.is_none() || !usable)
             .filter_map(|(_, f)| f.label.as_ref())
             .map(|label| &label.name)
             .collect();
         let witness = self.witness_names().get(&id).cloned();
         match witness {
             Some(name) if names.len() > 1 && names.contains(&name) => Some(name),
-            _ => names.into_iter().next().cloned(),
+            _ => {
+                let labels = files.iter().filter_map(|(_, f)| f.label.as_ref());
+                let named = labels.filter(|label| names.contains(&label.name));
+                let newest = named.min_by_key(|label| (Reverse(label.generation), &label.name));
+                newest.map(|label| label.name.clone())
+            }
         }
     }
 
@@ -249,6 +259,21 @@ impl Engine {
                     .sum(),
             ),
         })
+    }
+
+    /// The ids of all volumes of which the gathered files are, and whose name this is.
+    pub(super) fn ids_of(&self, name: &VolumeName, gathered: &Gathered) -> BTreeSet<VolumeId> {
+        let files = self.all_files();
+        let mut ids = gathered.ids_of(name);
+        ids.retain(|id| {
+            let is_its = |found: &FoundReplica| {
+                let label = found.label.as_ref();
+                label.is_some_and(|l| l.volume == *id) && matches!(found.place, Place::Active(_))
+            };
+            let its: Vec<&Placed> = files.iter().filter(|(_, f)| is_its(f)).collect();
+            self.name_of(*id, &its).as_ref() == Some(name)
+        });
+        ids
     }
 
     /// The id of the volume that has this name and that nobody serves; none when there is none, or more than one.

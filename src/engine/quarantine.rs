@@ -1,12 +1,17 @@
 //! Out of the way without deleting anything, back again, and gone for good.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use super::engine::{Engine, Parked};
 use super::error::EngineError;
 use crate::io::clock::wall;
+use crate::model::observed::RemovalPolicy;
+use crate::model::spec::OnRemove;
 use crate::model::{PoolName, VolumeId, VolumeName};
 use crate::pool::{Place, QuarantineName};
+use crate::state::VolumeRecord;
 
 impl Engine {
     /// Stops a volume cleanly and moves its replicas to quarantine; answers the entry's id. A volume in memory goes on
@@ -17,7 +22,11 @@ impl Engine {
     pub async fn quarantine_volume(&self, name: &VolumeName) -> Result<String, EngineError> {
         let _turn = self.turn(name).await;
         let removed_at = Timestamp::try_from(wall()).unwrap_or_default();
-        if let Some(live) = self.live(name) {
+        let running = self.live(name);
+        let id = running.as_ref().map(|live| live.id);
+        let id = id.or_else(|| self.idle_id(name));
+        let id = id.ok_or_else(|| super::assemble::no_such_volume(name))?;
+        if let Some(live) = running {
             if live.export.lock().await.is_some() {
                 return Err(EngineError::in_use(format!(
                     "volume \"{name}\" is exported"
@@ -41,9 +50,9 @@ impl Engine {
             self.volumes().remove(name);
         }
         self.problems().remove(name);
-        let Some(id) = self.idle_id(name) else {
-            return Err(super::assemble::no_such_volume(name));
-        };
+        let _claim = self.claim_idle(id).await?;
+        // Whole or not at all: a pool that does not answer is not worked around.
+        self.all_pools_of(id).await?;
         self.quarantine_files(name, id, removed_at).await
     }
 
@@ -81,25 +90,27 @@ impl Engine {
     pub async fn restore_volume(&self, entry: &str, name: &VolumeName) -> Result<(), EngineError> {
         let _turn = self.turn(name).await;
         if let Some(parked) = self.parked_entry(entry) {
-            if self.live(name).is_some() {
+            let _claim = self.claim(parked.live.id).await;
+            if self.live(name).is_some() || self.idle_id(name).is_some() {
                 return Err(name_taken(entry, name));
             }
-            self.parked().remove(&parked.live.id);
+            if self.parked().remove(&parked.live.id).is_none() {
+                return Err(no_such_entry(entry));
+            }
             self.volumes().insert(name.clone(), parked.live);
             self.touch();
             return Ok(());
         }
         let id = self.entry_id(entry)?;
+        let _claim = self.claim_idle(id).await?;
         if self.idle_id(name).is_some_and(|other| other != id) || self.live(name).is_some() {
             return Err(name_taken(entry, name));
         }
         for (pool, quarantined) in self.quarantined(id) {
-            let replica = quarantined.replica;
-            let handle = self.open_one(&pool)?;
-            handle.restore(quarantined).await?;
-            handle.rename(Place::Active(replica), name.clone()).await?;
+            self.open_one(&pool)?.restore(quarantined).await?;
             self.look_into(&pool).await?;
         }
+        self.rename_files(id, name).await?;
         tracing::info!(volume = %name, %id, %entry, "back from quarantine");
         Ok(())
     }
@@ -110,7 +121,10 @@ impl Engine {
     /// `NotFound` when there is no such entry; what a pool says.
     pub async fn purge(&self, entry: &str) -> Result<(), EngineError> {
         if let Some(parked) = self.parked_entry(entry) {
-            let _turn = self.turn(&parked.name).await;
+            let _claim = self.claim(parked.live.id).await;
+            if !self.parked().contains_key(&parked.live.id) {
+                return Err(no_such_entry(entry));
+            }
             parked.live.stop().await?;
             self.parked().remove(&parked.live.id);
             for pool in &parked.live.applied.replicas {
@@ -120,6 +134,13 @@ impl Engine {
             return Ok(());
         }
         let id = self.entry_id(entry)?;
+        let _claim = self.claim(id).await;
+        if self.has_active_files(id) {
+            return Err(EngineError::in_use(format!(
+                "\"{entry}\" is a part of a volume of which the rest is not in quarantine: it comes back with that, or \
+                 that follows it"
+            )));
+        }
         for (pool, quarantined) in self.quarantined(id) {
             self.open_one(&pool)?.purge(quarantined).await?;
             self.look_into(&pool).await?;
@@ -131,11 +152,55 @@ impl Engine {
             .keys()
             .all(|pool| self.open_one(pool).is_ok());
         if all_seen && self.places_of(id).is_empty() {
+            for (pool, replica) in recorded.replicas {
+                if self.is_memory(&pool) {
+                    self.open_one(&pool)?.discard_creation(replica).await?;
+                }
+            }
             self.shared.state.remove_witness(id)?;
             self.shared.store.remove_volume(id).await?;
             self.witness_names().remove(&id);
         }
         tracing::info!(%id, %entry, "purged");
+        Ok(())
+    }
+
+    /// What was last applied about a volume's removal.
+    pub(super) fn removal_policy(record: &VolumeRecord) -> RemovalPolicy {
+        let on_remove = if record.delete_on_remove {
+            OnRemove::Delete
+        } else {
+            OnRemove::Retain
+        };
+        let quarantine_for = Duration::from_secs(record.quarantine_seconds);
+        RemovalPolicy {
+            on_remove,
+            quarantine_for,
+        }
+    }
+
+    /// Notes what becomes of a volume when its table goes.
+    ///
+    /// # Errors
+    /// When the database can't be written, or there is no such volume.
+    pub async fn set_removal_policy(
+        &self,
+        name: &VolumeName,
+        policy: RemovalPolicy,
+    ) -> Result<(), EngineError> {
+        let _turn = self.turn(name).await;
+        let live = self.live(name).map(|live| live.id);
+        let id = match live {
+            Some(id) => id,
+            None => self
+                .idle_id(name)
+                .ok_or_else(|| super::assemble::no_such_volume(name))?,
+        };
+        let mut record = self.shared.store.volume(id).unwrap_or_default();
+        record.delete_on_remove = policy.on_remove == OnRemove::Delete;
+        record.quarantine_seconds = policy.quarantine_for.as_secs();
+        self.shared.store.set_volume(id, record).await?;
+        self.touch();
         Ok(())
     }
 
@@ -171,10 +236,7 @@ impl Engine {
             .collect();
         match ids.len() {
             1 => Ok(ids.into_iter().next().unwrap_or_else(VolumeId::generate)),
-            0 => Err(EngineError::new(
-                "NotFound",
-                format!("there is no quarantine entry \"{entry}\": see `volund quarantine list`"),
-            )),
+            0 => Err(no_such_entry(entry)),
             _ => Err(EngineError::new(
                 "Ambiguous",
                 format!("more than one volume has the quarantine entry \"{entry}\""),
@@ -201,7 +263,7 @@ impl Engine {
     }
 
     /// Every quarantined file of a volume.
-    fn quarantined(&self, id: VolumeId) -> Vec<(PoolName, QuarantineName)> {
+    pub(super) fn quarantined(&self, id: VolumeId) -> Vec<(PoolName, QuarantineName)> {
         let places = self
             .places_of(id)
             .into_iter()
@@ -218,6 +280,13 @@ impl Parked {
     pub(super) fn entry(&self) -> String {
         format!("{}@{}", self.name, self.removed_at)
     }
+}
+
+fn no_such_entry(entry: &str) -> EngineError {
+    EngineError::new(
+        "NotFound",
+        format!("there is no quarantine entry \"{entry}\": see `volund quarantine list`"),
+    )
 }
 
 fn name_taken(entry: &str, name: &VolumeName) -> EngineError {

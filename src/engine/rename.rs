@@ -2,8 +2,9 @@
 
 use super::engine::Engine;
 use super::error::EngineError;
-use crate::model::{PoolName, VolumeName};
+use crate::model::{VolumeId, VolumeName};
 use crate::pool::Place;
+use crate::replica::Label;
 
 impl Engine {
     /// Writes the name `to` into the labels of the volume `from`, which is stopped for it and found under `to`
@@ -17,44 +18,79 @@ impl Engine {
         to: &VolumeName,
     ) -> Result<(), EngineError> {
         let _turn = self.turn(from).await;
-        if let Some(live) = self.live(from) {
-            if live.is_memory_only {
-                return self.rename_in_memory(from, to);
-            }
-            self.remove_unused_export(from, &live).await?;
-            live.stop().await?;
-            self.volumes().remove(from);
-        }
-        let Some(id) = self.idle_id(from) else {
+        let running = self.live(from);
+        let id = running.as_ref().map(|live| live.id);
+        let Some(id) = id.or_else(|| self.idle_id(from)) else {
             // Done already, or never there: the next assembly of `to` tells.
             return Ok(());
         };
-        let mut renamed: Vec<(PoolName, Place)> = Vec::new();
-        for (pool, entry) in self.pools().iter() {
-            for found in &entry.found {
-                let Some(label) = &found.label else { continue };
-                if label.name == *to && label.volume != id {
-                    return Err(EngineError::new(
-                        "NameTaken",
-                        format!(
-                            "volume \"{from}\" can't become \"{to}\": volume {} has that name",
-                            label.volume
-                        ),
-                    ));
-                }
-                let ours = label.volume == id && label.name != *to;
-                if ours && matches!(found.place, Place::Active(_)) {
-                    renamed.push((pool.clone(), found.place.clone()));
-                }
+        // A label that is not here would keep the old name, for whoever gets that next.
+        self.all_pools_of(id).await?;
+        if let Some(live) = running {
+            self.remove_unused_export(from, &live).await?;
+            if live.is_memory_only {
+                return self.rename_in_memory(from, to);
             }
+            live.stop().await?;
+            self.volumes().remove(from);
         }
-        for (pool, place) in renamed {
-            self.open_one(&pool)?.rename(place, to.clone()).await?;
-            self.look_into(&pool).await?;
-        }
+        let _claim = self.claim_idle(id).await?;
+        self.check_name_free(id, from, to)?;
+        self.rename_files(id, to).await?;
         self.problems().remove(from);
         self.touch();
         tracing::info!(%from, %to, volume = %id, "renamed");
+        Ok(())
+    }
+
+    fn check_name_free(
+        &self,
+        id: VolumeId,
+        from: &VolumeName,
+        to: &VolumeName,
+    ) -> Result<(), EngineError> {
+        let files = self.all_files();
+        let mut labels = files.iter().filter_map(|(_, found)| found.label.as_ref());
+        match labels.find(|label| label.name == *to && label.volume != id) {
+            None => Ok(()),
+            Some(label) => Err(EngineError::new(
+                "NameTaken",
+                format!(
+                    "volume \"{from}\" can't become \"{to}\": volume {} has that name",
+                    label.volume
+                ),
+            )),
+        }
+    }
+
+    /// Looks into every pool that a volume is known to have a replica in.
+    ///
+    /// # Errors
+    /// When one of them is not here or does not answer.
+    pub(super) async fn all_pools_of(&self, id: VolumeId) -> Result<(), EngineError> {
+        let recorded = self.shared.store.volume(id).unwrap_or_default().replicas;
+        for pool in recorded.keys() {
+            self.open_one(pool)?;
+            self.look_into(pool).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes `name` into the labels of a volume's files in use. Files that can't be used are left alone (spec A3).
+    pub(super) async fn rename_files(
+        &self,
+        id: VolumeId,
+        name: &VolumeName,
+    ) -> Result<(), EngineError> {
+        for (pool, found) in self.all_files() {
+            let is_ours = |label: &Label| label.volume == id && label.name != *name;
+            let wants = found.fault.is_none() && found.label.as_ref().is_some_and(is_ours);
+            if wants && matches!(found.place, Place::Active(_)) {
+                let handle = self.open_one(&pool)?;
+                handle.rename(found.place, name.clone()).await?;
+                self.look_into(&pool).await?;
+            }
+        }
         Ok(())
     }
 

@@ -13,6 +13,8 @@ use crate::state::{Creation, StateDir, Store};
 use crate::units::{Bytes, MIB};
 use crate::volume::Request;
 
+mod identity;
+
 /// A node's folders, on a filesystem with direct I/O.
 struct Node {
     folder: tempfile::TempDir,

@@ -240,9 +240,11 @@ fn children<D: BlockDevice>(
     let mut children = Vec::new();
     for member in &leader.members {
         let serves = active.contains(&member.replica);
-        let place = opened
-            .iter()
-            .position(|opened| opened.replica_id == Some(member.replica));
+        // A refused copy of the member's file must not stand in for the member.
+        let its = |opened: &Opened<D>| opened.replica_id == Some(member.replica);
+        let is_usable = |opened: &Opened<D>| matches!(opened.found, Found::Replica(_));
+        let place = opened.iter().position(|o| its(o) && is_usable(o));
+        let place = place.or_else(|| opened.iter().position(its));
         let candidate = place.map(|place| opened.remove(place));
         let since = match member.state {
             MemberState::InSync => leader.generation + 1,
