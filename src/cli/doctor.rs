@@ -119,7 +119,7 @@ fn ublk() -> Finding {
             Verdict::Fail,
             "ublk",
             "/dev/ublk-control missing: the driver is not loaded, or not in this kernel",
-            "use a kernel with ublk_drv (>= 6.0) and `modprobe ublk_drv`; vhost-user works without",
+            "use a kernel with ublk_drv (>= 6.5) and `modprobe ublk_drv`; vhost-user works without",
         ),
         Err(error) => Finding::bad(
             Verdict::Fail,

@@ -30,7 +30,22 @@ enum Kind {
 }
 
 impl LiveExport {
-    /// Whether somebody uses it, who, and where it is.
+    /// Who uses it at this moment, in words; none when nobody does.
+    async fn user(&self) -> Option<String> {
+        match &self.kind {
+            Kind::VhostUser(export) => {
+                let connected = export.status().connected;
+                connected.then(|| "a front end is connected".to_owned())
+            }
+            // Who can't be asked counts as a user.
+            Kind::Ublk(export) => export
+                .user()
+                .await
+                .unwrap_or_else(|error| Some(error.to_string())),
+        }
+    }
+
+    /// Whether somebody used it a moment ago, and where it is.
     async fn observe(&self) -> ObservedExport {
         let (in_use, address, problem) = match &self.kind {
             Kind::VhostUser(export) => {
@@ -42,7 +57,10 @@ impl LiveExport {
                 let status = export.status();
                 let address = format!("ublk {}", status.link.display());
                 // Who can't be asked counts as a user.
-                let user = export.user().await.map_or(true, |user| user.is_some());
+                let user = export
+                    .user_lately()
+                    .await
+                    .map_or(true, |user| user.is_some());
                 let stopped = (!status.is_served).then(|| Problem {
                     reason: "DeviceStopped".to_owned(),
                     message: format!(
@@ -101,8 +119,8 @@ impl Engine {
             if existing.spec == *export && existing.read_only == read_only {
                 return Ok(());
             }
-            if existing.observe().await.in_use {
-                return Err(in_use(name));
+            if let Some(user) = existing.user().await {
+                return Err(in_use(name, &user));
             }
             self.end_export(&live, current.take()).await?;
         }
@@ -233,8 +251,8 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let mut current = live.export.lock().await;
         if let Some(export) = current.as_ref() {
-            if export.observe().await.in_use {
-                return Err(in_use(name));
+            if let Some(user) = export.user().await {
+                return Err(in_use(name, &user));
             }
             tracing::info!(volume = %name, "export removed");
             self.end_export(live, current.take()).await?;
@@ -292,9 +310,9 @@ impl Engine {
     }
 }
 
-fn in_use(name: &VolumeName) -> EngineError {
+fn in_use(name: &VolumeName, user: &str) -> EngineError {
     EngineError::in_use(format!(
-        "volume \"{name}\" has a client: stop it or detach its disk first"
+        "volume \"{name}\" has a client ({user}): stop it or detach its disk first"
     ))
 }
 

@@ -6,10 +6,11 @@
 //! [`UblkError::Deadline`], the executor is left to its fate, and the next command gets a new one, as long as no more
 //! than [`HANGING_MAX`] hang. libublk's control ring is thread-local, so an executor has a ring of its own.
 
+use std::collections::BTreeMap;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -24,6 +25,15 @@ const HANGING_MAX: usize = 4;
 pub struct UblkControl {
     jobs: Sender<Job>,
     orphans: Orphans,
+    /// What the last look at all devices' users saw, and when.
+    pub(super) last_look: Arc<tokio::sync::Mutex<Option<Look>>>,
+}
+
+/// Who used which device at some moment.
+#[derive(Debug)]
+pub(super) struct Look {
+    pub(super) at: Instant,
+    pub(super) users: BTreeMap<u32, String>,
 }
 
 struct Job {
@@ -51,7 +61,12 @@ impl UblkControl {
             .name("ublk-control".into())
             .spawn(move || dispatch(&queue))?;
         let orphans = Orphans::default();
-        Ok(Self { jobs, orphans })
+        let last_look = Arc::default();
+        Ok(Self {
+            jobs,
+            orphans,
+            last_look,
+        })
     }
 
     /// Devices that hang and that nobody waits for any more.

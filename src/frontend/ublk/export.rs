@@ -7,7 +7,6 @@
 //! Between the two steps the caller records (device number, volume) durably, so that a daemon that comes after a crash
 //! knows which devices to clean up with [`UblkControl::delete_leftover`].
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,12 +14,13 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::control::UblkControl;
+use super::control::{Look, UblkControl};
 use super::device::{Added, Device, DeviceSpec, block_path};
 use super::error::UblkError;
 use super::link::Links;
 use super::queue::{Queue, Serving};
 use super::usage::Observer;
+use crate::io::clock::monotonic;
 use crate::io::{BlockDevice, Local, ReactorHandle};
 use crate::model::{VolumeId, VolumeName};
 use crate::volume::Geometry;
@@ -28,6 +28,9 @@ use crate::volume::volume::SharedVolume;
 
 /// How long looking at every process of the host may take.
 const USAGE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How old a look at all exports' users may be. A pass of the reconciler asks for each export in turn.
+const LOOK_AGE_MAX: Duration = Duration::from_secs(1);
 
 /// What to export, and how.
 #[derive(Clone, Debug)]
@@ -89,18 +92,6 @@ impl UblkControl {
         };
         let added = self.add(spec).await?;
         Ok(PendingExport { added, params })
-    }
-}
-
-impl UblkControl {
-    /// Who on this host uses which of these devices, in words; those that nobody uses are absent. Takes one look at
-    /// every process, on the control thread, so ask for all devices at once.
-    ///
-    /// # Errors
-    /// When the look takes too long.
-    pub async fn users(&self, ids: Vec<u32>) -> Result<BTreeMap<u32, String>, UblkError> {
-        let look = move || Ok(Observer::default().users(ids));
-        self.call("look for users", USAGE_DEADLINE, look).await
     }
 }
 
@@ -188,14 +179,37 @@ impl UblkExport {
         }
     }
 
-    /// Who on this host uses the device, in words; none when nobody does. See [`UblkControl::users`].
+    /// Who on this host uses the device at this moment, in words; none when nobody does. Takes a look at every process,
+    /// on the control thread.
     ///
     /// # Errors
     /// When the look takes too long.
     pub async fn user(&self) -> Result<Option<String>, UblkError> {
         let id = self.device.id();
-        let users = self.device.control().users(vec![id]).await?;
-        Ok(users.into_values().next())
+        let look = move || Ok(Observer::default().users([id]).remove(&id));
+        let control = self.device.control();
+        control.call("look for users", USAGE_DEADLINE, look).await
+    }
+
+    /// As [`UblkExport::user`], but as of a moment ago: one look serves all exports for [`LOOK_AGE_MAX`]. For showing,
+    /// not for deciding.
+    ///
+    /// # Errors
+    /// When the look takes too long.
+    pub async fn user_lately(&self) -> Result<Option<String>, UblkError> {
+        let control = self.device.control();
+        let mut last = control.last_look.lock().await;
+        if let Some(look) = last.as_ref()
+            && look.at.elapsed() < LOOK_AGE_MAX
+        {
+            return Ok(look.users.get(&self.device.id()).cloned());
+        }
+        let look = || Ok(Observer::default().all_users());
+        let users = control.call("look for users", USAGE_DEADLINE, look).await?;
+        let user = users.get(&self.device.id()).cloned();
+        let at = monotonic();
+        *last = Some(Look { at, users });
+        Ok(user)
     }
 
     /// Stops and deletes the device, whoever has it open: they get errors from then on. Ask [`UblkExport::user`] first

@@ -30,6 +30,12 @@ impl Default for Observer {
 }
 
 impl Observer {
+    /// As [`Observer::users`], for every ublk device of the host.
+    pub(super) fn all_users(&self) -> BTreeMap<u32, String> {
+        let devices = names(&self.root.join("sys/block"));
+        self.users(devices.filter_map(|name| node_id(&name)))
+    }
+
     /// Who uses `/dev/ublkb<id>` or one of its partitions, in words, for those of `ids` that somebody uses. Blocks for
     /// as long as it takes to look at every process, once for all of them.
     pub(super) fn users(&self, ids: impl IntoIterator<Item = u32>) -> BTreeMap<u32, String> {
@@ -243,6 +249,9 @@ mod tests {
         };
         let users = observer.users([1, 3, 5]);
         assert_eq!(users.into_keys().collect::<Vec<_>>(), [3, 5]);
+        root.file("sys/block/ublkb7/dev", "259:9\n");
+        let users = observer.all_users();
+        assert_eq!(users.into_keys().collect::<Vec<_>>(), [7]);
     }
 
     #[test]
