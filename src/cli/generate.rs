@@ -11,10 +11,69 @@ pub(super) fn completions(shell: clap_complete::Shell) -> Outcome {
     Outcome::ok(String::from_utf8_lossy(&script))
 }
 
-/// One man page, the subcommands' options included.
+/// One man page, the subcommands and their options included.
 pub(super) fn man() -> Result<Outcome, CliError> {
+    let mut command = Cli::command().disable_help_subcommand(true);
+    command.build();
     let mut page = Vec::new();
-    let command = Cli::command().flatten_help(true);
-    clap_mangen::Man::new(command).render(&mut page)?;
-    Ok(Outcome::ok(String::from_utf8_lossy(&page)))
+    clap_mangen::Man::new(command.clone()).render(&mut page)?;
+    let mut text = String::from_utf8_lossy(&page).into_owned();
+    for subcommand in command.get_subcommands() {
+        describe(subcommand, &mut text)?;
+    }
+    Ok(Outcome::ok(text))
+}
+
+/// Appends a section about `command`, and those of its own subcommands.
+fn describe(command: &clap::Command, text: &mut String) -> Result<(), CliError> {
+    // Global options are in the section of the program.
+    let command = command
+        .clone()
+        .mut_args(|argument| {
+            let hide = argument.is_global_set();
+            argument.hide(hide)
+        })
+        .disable_help_flag(true);
+    let title = command.get_bin_name().unwrap_or(command.get_name());
+    text.push_str(&format!(".SH \"{}\"\n", title.to_uppercase()));
+    let man = clap_mangen::Man::new(command.clone());
+    let mut section = Vec::new();
+    man.render_description_section(&mut section)?;
+    man.render_synopsis_section(&mut section)?;
+    if command
+        .get_arguments()
+        .any(|argument| !argument.is_hide_set())
+    {
+        man.render_options_section(&mut section)?;
+    }
+    let section = String::from_utf8_lossy(&section).replace(".SH ", ".SS ");
+    text.push_str(&section);
+    for subcommand in command.get_subcommands() {
+        describe(subcommand, text)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_man_page_has_every_commands_options() {
+        let page = man().unwrap().text.replace('\\', "");
+        for expected in [
+            "--detailed-exitcode",
+            "--state-dir",
+            "VOLUND QUARANTINE PURGE",
+            "--yes",
+        ] {
+            assert!(page.contains(expected), "no {expected} in\n{page}");
+        }
+    }
+
+    #[test]
+    fn completions_know_the_commands() {
+        let script = completions(clap_complete::Shell::Bash).text;
+        assert!(script.contains("quarantine") && script.contains("--qemu-version"));
+    }
 }

@@ -257,14 +257,19 @@ fn volumes(status: &NodeStatus) -> String {
 
 /// One word for a volume: whether it serves, and with all its copies; else where in its life it is.
 fn state(volume: &VolumeStatus) -> String {
+    health(volume).map_or_else(|| volume.state.clone(), str::to_owned)
+}
+
+/// Whether a volume serves, and with all its copies. None when it does not serve.
+fn health(volume: &VolumeStatus) -> Option<&'static str> {
     let says = |kind: &str| {
         let mut conditions = volume.conditions.iter();
         conditions.any(|condition| condition.kind == kind && condition.status == Truth::True)
     };
     match (says("Ready"), says("Degraded")) {
-        (true, false) => "Online".to_owned(),
-        (true, true) => "Degraded".to_owned(),
-        (false, _) => volume.state.clone(),
+        (true, false) => Some("Online"),
+        (true, true) => Some("Degraded"),
+        (false, _) => None,
     }
 }
 

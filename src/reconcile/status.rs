@@ -130,7 +130,7 @@ impl VolumeFacts<'_> {
 
     fn ready(&self) -> Statement {
         if let Some(failure) = self.failure {
-            let message = format!("{} (failed {} times)", failure.message, self.failures);
+            let message = format!("{} (attempt {} failed)", failure.message, self.failures);
             return statement("Ready", Truth::False, &failure.reason, &message);
         }
         let blocked = self.plan.into_iter().flat_map(|plan| &plan.blocked);

@@ -9,6 +9,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use super::daemon_rig::Node;
+use super::vhost_rig::PATIENCE;
 
 const POOLS: &str = "version = 1\n[pool.main]\npath = \"POOL/main\"\n";
 const DB: &str = "[volume.db]\nsize = \"16MiB\"\npool = \"main\"\nexport = { vhost-user = {} }\n";
@@ -250,6 +251,35 @@ fn commands_say_what_they_did_and_exit_as_documented() {
     let away = node.volund(&["status", "--socket", "/nowhere/admin.sock"]);
     assert_eq!(away.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&away.stderr).contains("/nowhere/admin.sock"));
+}
+
+#[test]
+fn systemd_is_told_when_the_daemon_is_ready_and_when_it_stops() {
+    let mut node = Node::new();
+    node.configure(&format!("{POOLS}{DB}"));
+    let socket = std::os::unix::net::UnixDatagram::bind(node.path("notify")).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let told = |expected: &str| {
+        let mut buffer = [0; 4096];
+        loop {
+            let len = socket.recv(&mut buffer).unwrap();
+            let text = String::from_utf8_lossy(&buffer[..len]).into_owned();
+            if text.lines().any(|line| line == expected) {
+                return;
+            }
+        }
+    };
+    node.notify = Some(node.path("notify"));
+    node.start();
+    told("WATCHDOG=1");
+    told("READY=1");
+    assert_eq!(
+        node.volume("db").unwrap().state,
+        "Attached",
+        "the first pass has ended"
+    );
+    node.stop();
+    told("STOPPING=1");
 }
 
 #[test]

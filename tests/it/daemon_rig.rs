@@ -32,6 +32,8 @@ pub(crate) const BLOCK: usize = 4096;
 pub(crate) struct Node {
     folder: tempfile::TempDir,
     child: Option<Child>,
+    /// Stands in for systemd's socket.
+    pub(crate) notify: Option<PathBuf>,
 }
 
 impl Node {
@@ -40,6 +42,7 @@ impl Node {
         Self {
             folder: tempfile::tempdir().unwrap(),
             child: None,
+            notify: None,
         }
     }
 
@@ -68,7 +71,11 @@ impl Node {
             .arg(self.path("state"))
             .arg("--runtime-dir")
             .arg(self.path("run"))
-            .stdin(Stdio::null());
+            .stdin(Stdio::null())
+            .env_remove("NOTIFY_SOCKET");
+        if let Some(socket) = &self.notify {
+            command.env("NOTIFY_SOCKET", socket);
+        }
         command
     }
 
