@@ -388,6 +388,9 @@ impl<E: NexusEnv> Inner<E> {
         let inner = Rc::clone(self);
         Box::pin(async move {
             let replica = inner.children[slot].replica().map_err(Failure::Label)?;
+            // The label and the bits that were read may be in the disk's cache only, left by a daemon that was killed.
+            // Before the other label slot is overwritten (L1), or a bit is relied on (W4), they must be durable.
+            replica.flush().await.map_err(Failure::Label)?;
             replica.rewrite_bad_pages().await.map_err(Failure::Label)?;
             if merge {
                 let merged = replica.merge_intent_into_missed().await;

@@ -99,6 +99,10 @@ impl<D: BlockDevice> WitnessFile<D> {
         }
         let read = SlotPair::read(&self.disk, &self.buffers, OFFSETS).await;
         let slots = read.map_err(WitnessError::Unavailable)?;
+        // What was read may be in the disk's cache only, left by a daemon that was killed: before the other slot is
+        // overwritten it must be durable, or a power cut could take both.
+        let flushed = self.disk.flush().await;
+        flushed.map_err(WitnessError::Unavailable)?;
         let (current, seq, record) = match decode_newest(&slots)? {
             Some((index, record)) => (index, slots::seq(&slots[index]), Some(record)),
             None => (1, 0, None),
@@ -296,10 +300,11 @@ mod tests {
             let expected = before.as_ref().map(WitnessRecord::position);
             now(file.commit(expected, &new)).unwrap();
             records.push(Some(new));
-            assert_eq!(disk.steps().len(), records.len() - 1, "one write each");
+            // And the flush before the first of them.
+            assert_eq!(disk.steps().len(), records.len(), "one write each");
         }
         for done in 0..records.len() {
-            for cut in disk.after_power_cut(done) {
+            for cut in disk.after_power_cut(done + 1) {
                 let again = WitnessFile::new(cut, BufferPool::default(), record(1).volume);
                 let found = now(again.load()).unwrap();
                 let new = records.get(done + 1);

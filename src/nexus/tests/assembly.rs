@@ -3,8 +3,8 @@
 use super::super::status::Health;
 use super::super::{AssemblyError, Nexus, WitnessRecord};
 use super::basics::{SIZE, filled, on_volume, read, states};
-use crate::io::BlockDevice;
 use crate::io::sim::{SimFault, SimNode};
+use crate::io::{BlockDevice, BufferPool, slots};
 use crate::model::status::ReplicaState::{Absent, InSync, Stale};
 use crate::model::{GenerationId, VolumeId};
 use crate::nexus::sim::{Rig, SimEnv};
@@ -284,5 +284,28 @@ fn fifty_aborted_attempts_do_not_lose_the_way_to_the_committed_generation() {
         let node = rig.sim.node();
         let nexus = rig.assemble(&node, &[true]).await.unwrap();
         assert_eq!(nexus.status().generation, 52, "A4");
+    });
+}
+
+#[test]
+fn a_label_that_was_read_from_the_cache_is_durable_before_the_other_slot_is_overwritten() {
+    on_volume(15, 1, async |rig, node, nexus| {
+        drop(nexus);
+        node.kill();
+        // A label update that was under way when the daemon was killed: complete, but only in the disk's cache.
+        let [a, b] = LABEL_OFFSETS;
+        let mut slot: slots::Slot = rig.disks[0].visible(a..a + 4096).try_into().unwrap();
+        let newer = slots::seq(&slot) + 1;
+        slots::seal(&mut slot, newer);
+        let cached = BufferPool::default().copy_of(&slot);
+        rig.disks[0].open().write(b, &cached, false).await.unwrap();
+        assert!(rig.disks[0].durable(b..b + 4096) != slot);
+        let node = rig.sim.node();
+        rig.assemble(&node, &[true]).await.unwrap();
+        assert!(rig.disks[0].durable(b..b + 4096) == slot, "L1");
+        assert!(
+            rig.disks[0].durable(a..a + 4096) != slot,
+            "the older slot is the one overwritten"
+        );
     });
 }
