@@ -7,5 +7,6 @@ mod fuzz_corpora;
 mod pool;
 mod vhost_data;
 mod vhost_guest;
+mod vhost_memory;
 mod vhost_protocol;
 mod vhost_rig;
