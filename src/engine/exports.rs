@@ -122,7 +122,7 @@ impl Engine {
             if let Some(user) = existing.user().await {
                 return Err(in_use(name, &user));
             }
-            self.end_export(&live, current.take()).await?;
+            self.end_export(&live, &mut current).await?;
         }
         self.set_read_only(&live, read_only).await?;
         let kind = match export {
@@ -255,7 +255,7 @@ impl Engine {
                 return Err(in_use(name, &user));
             }
             tracing::info!(volume = %name, "export removed");
-            self.end_export(live, current.take()).await?;
+            self.end_export(live, &mut current).await?;
         }
         drop(current);
         self.touch();
@@ -268,22 +268,24 @@ impl Engine {
         _name: &VolumeName,
         live: &Arc<Live>,
     ) -> Result<(), EngineError> {
-        let export = live.export.lock().await.take();
-        self.end_export(live, export).await
+        self.end_export(live, &mut *live.export.lock().await).await
     }
 
-    async fn end_export(&self, live: &Live, export: Option<LiveExport>) -> Result<(), EngineError> {
-        match export.map(|export| export.kind) {
-            None => Ok(()),
-            Some(Kind::VhostUser(export)) => {
-                export.stop().await;
-                Ok(())
-            }
-            Some(Kind::Ublk(mut export)) => {
-                export.stop().await?;
-                self.record_ublk(live.id, None).await
-            }
+    /// Ends the export if there is one; one that can't be ended stays, so that it can be tried again.
+    async fn end_export(
+        &self,
+        live: &Live,
+        current: &mut Option<LiveExport>,
+    ) -> Result<(), EngineError> {
+        if let Some(Kind::Ublk(export)) = current.as_mut().map(|export| &mut export.kind) {
+            export.stop().await?;
+            *current = None;
+            return self.record_ublk(live.id, None).await;
         }
+        if let Some(Kind::VhostUser(export)) = current.take().map(|export| export.kind) {
+            export.stop().await;
+        }
+        Ok(())
     }
 
     /// Deletes ublk devices that an earlier run left behind: ours by their recorded number and volume, or left alone.
