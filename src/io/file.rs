@@ -95,6 +95,10 @@ impl FileDevice {
                 .await?
             {
                 0 => return Err(IoError::Short),
+                // Only the end of the file is off the grid. Going on from there would be EINVAL on some filesystems.
+                now if !now.is_multiple_of(self.alignment.offset as usize) => {
+                    return Err(IoError::Short);
+                }
                 now => done += now,
             }
         }

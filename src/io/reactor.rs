@@ -78,6 +78,9 @@ impl Mailbox {
     }
 }
 
+/// Pause before the doorbell is polled again when that failed.
+const POLL_AGAIN: Duration = Duration::from_millis(100);
+
 /// What adds one to an eventfd's counter, which is in host byte order by definition (`eventfd(2)`).
 #[allow(
     clippy::host_endian_bytes,
@@ -215,17 +218,18 @@ impl Local {
             Ok(fd) => Rc::new(fd),
             Err(error) => panic!("a reactor can't hear its doorbell: {error}"),
         };
-        let mut rings = shared.ring.poll_readable(doorbell);
+        let mut rings = shared.ring.poll_readable(Rc::clone(&doorbell));
         let mailbox_seen = Arc::clone(mailbox);
         let local = self.clone();
         shared.executor.spawn(async move {
-            // The poll only fails when the kernel is out of memory; then every turn looks into the mailbox anyway.
             loop {
                 for letter in mailbox_seen.take() {
                     letter(&local);
                 }
+                // The poll only fails when the kernel is out of memory. A reactor that hears nothing can't even be stopped.
                 if rings.next().await.is_err() {
-                    return;
+                    local.sleep(POLL_AGAIN).await;
+                    rings = local.poll_readable(Rc::clone(&doorbell));
                 }
             }
         });
@@ -234,7 +238,8 @@ impl Local {
         }
         drop(mailbox.close());
         shared.executor.clear();
-        shared.extensions.borrow_mut().clear();
+        // Out of the cell first: what is dropped may look for other extensions.
+        drop(shared.extensions.take());
     }
 
     /// Private buffers of this thread.

@@ -225,3 +225,30 @@ fn an_extension_is_made_once_per_reactor() {
         assert_eq!(local.extension(|| Cell::new(1)).get(), 5);
     });
 }
+
+/// What a reactor's extensions do when they go is not the reactor's to know.
+#[test]
+fn an_extension_may_ask_for_others_when_it_is_dropped() {
+    struct Asks(Local);
+    impl Drop for Asks {
+        fn drop(&mut self) {
+            self.0.extension(|| 7u8);
+        }
+    }
+    on_reactor(|local| async move {
+        drop(local.extension(|| Asks(local.clone())));
+    });
+}
+
+#[test]
+fn a_file_that_ends_inside_a_block_is_a_short_read_too() {
+    on_reactor(|local| async move {
+        let fd = scratch(5000);
+        let (offset, memory) = (512, 512);
+        let file = local.file(fd, 8192, Alignment { offset, memory }, false);
+        let buffer = local.buffers().get(8192);
+        assert_eq!(file.read(0, &buffer).await, Err(IoError::Short));
+        let odd = local.buffers().get(9000).slice(3, 8192);
+        assert_eq!(file.read(0, &odd).await, Err(IoError::Short));
+    });
+}
