@@ -3,8 +3,8 @@
 //!
 //! Owns who is in sync, what is acknowledged when, and what happens when a child fails. Must never log, read a clock,
 //! or hold a file descriptor: everything comes in through the types that [`NexusEnv`] names, so that the simulator
-//! runs the very same code. Start with [`state`] (a child's life), then [`nexus`], [`write`] and [`read`] (a request's
-//! life), [`fault`] and [`assembly`] (the volume's life).
+//! runs the very same code. Start with [`state`] (a child's life), then `nexus`, `write` and `read` (a request's
+//! life), `fault` and `assembly` (the volume's life).
 
 mod env;
 pub mod state;
