@@ -125,6 +125,7 @@ for volume in raw mirror; do
     /usr/sbin/blkdiscard -f /dev/volund/$volume
     xtask blocks run /dev/volund/$volume --bytes 8MiB --seed 3 --jobs 2 --until /run/never --state /run/$volume.state 2>/run/$volume.log &
 done
+mount -t ext4 /dev/volund/ext4 /mnt
 sleep 8
 began=$(date +%s)
 kill -9 $daemon
@@ -137,10 +138,13 @@ wait $daemon
 start
 check "usable again within 30 s" wait_for 30 answers
 echo "after $(($(date +%s) - began)) s"
+umount /mnt
 check "five devices, no more" sh -c '[ "$(ls /dev/ublkb* | wc -l)" = 5 ] && [ "$(ls /dev/ublkc* | wc -l)" = 5 ]'
 for volume in raw mirror; do
     check "$volume: every acknowledged write is there" xtask blocks check /dev/volund/$volume --bytes 8MiB --seed 3 --jobs 2 --state /run/$volume.state
 done
+check "what was mounted can be mounted again" mount -t ext4 /dev/volund/ext4 /mnt
+umount /mnt
 check "the others are usable too" sh -c 'e2fsck -f -n /dev/volund/ext4 && xfs_repair -n /dev/volund/xfs'
 
 echo "--- a volume is removed, and comes back"
