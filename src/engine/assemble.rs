@@ -267,6 +267,7 @@ impl Engine {
             files,
             is_memory_only,
             export: Mutex::new(None),
+            reconnects: std::sync::atomic::AtomicU64::new(0),
             export_seen: std::sync::Mutex::default(),
         };
         let health = live.status.borrow().health;

@@ -45,6 +45,15 @@ impl LiveExport {
         }
     }
 
+    /// How many clients came after the first.
+    pub(super) fn reconnects(&self) -> u64 {
+        match &self.kind {
+            Kind::VhostUser(export) => export.status().connections.saturating_sub(1),
+            // The block device has one client, the kernel, and that never goes.
+            Kind::Ublk(_) => 0,
+        }
+    }
+
     /// Whether somebody used it a moment ago, and where it is.
     async fn observe(&self) -> ObservedExport {
         let (in_use, address, problem) = match &self.kind {

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -76,6 +77,8 @@ pub(super) struct Live {
     /// Whether every replica is in memory: then it is parked when its table goes, because there is no file to move.
     pub(super) is_memory_only: bool,
     pub(super) export: tokio::sync::Mutex<Option<LiveExport>>,
+    /// How often clients came back to the export, as last seen.
+    pub(super) reconnects: AtomicU64,
     /// What was last seen of the export.
     pub(super) export_seen: Mutex<Option<ObservedExport>>,
 }

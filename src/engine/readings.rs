@@ -1,8 +1,10 @@
 //! What the volumes have counted, for the metrics.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::engine::Engine;
+use super::exports::LiveExport;
 use super::live::Live;
 use crate::metrics::VolumeReading;
 use crate::metrics::reading::{HistogramReading, OperationReading};
@@ -22,6 +24,11 @@ impl Engine {
 }
 
 fn reading(name: &VolumeName, live: &Arc<Live>) -> VolumeReading {
+    // While somebody changes the export, what was last seen of it.
+    if let Ok(export) = live.export.try_lock() {
+        let reconnects = export.as_ref().map_or(0, LiveExport::reconnects);
+        live.reconnects.store(reconnects, Ordering::Relaxed);
+    }
     let operations = Operation::ALL.iter().map(|operation| {
         let counted = live.counters.read(*operation);
         OperationReading {
@@ -40,5 +47,6 @@ fn reading(name: &VolumeName, live: &Arc<Live>) -> VolumeReading {
         volume: name.clone(),
         operations: operations.collect(),
         inflight: live.counters.inflight(),
+        reconnects: live.reconnects.load(Ordering::Relaxed),
     }
 }

@@ -299,6 +299,7 @@ const REPLICA_STATES: [(&str, ReplicaState); 6] = [
 fn volume_counters(series: &mut Series, volume: &VolumeReading) {
     let name = ("volume", volume.volume.as_str());
     series.number(family::VOLUME_INFLIGHT, &[name], volume.inflight);
+    series.number(family::VOLUME_RECONNECTS, &[name], volume.reconnects);
     for operation in &volume.operations {
         let (completed, bytes) = families_of(operation);
         if let Some(completed) = completed {

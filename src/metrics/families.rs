@@ -93,6 +93,10 @@ families! {
     VOLUME_ERRORS = counter("volund_volume_io_errors_total", "Requests answered with an error, by operation.");
     VOLUME_INFLIGHT = gauge("volund_volume_io_inflight", "Requests taken in and not yet answered.");
     VOLUME_CONNECTED = gauge("volund_volume_export_connected", "1 while a client uses the volume's export.");
+    VOLUME_RECONNECTS = counter(
+        "volund_volume_export_reconnects_total",
+        "Clients that came after the first one of the volume's present export."
+    );
 
     REPLICA_STATE = gauge("volund_replica_state", "1 for the state that the replica is in, 0 for the others.");
     REPLICA_ALLOCATED = gauge("volund_replica_allocated_bytes", "Bytes that the replica takes up.");

@@ -68,6 +68,8 @@ pub struct VolumeReading {
     pub operations: Vec<OperationReading>,
     /// Requests taken in and not yet answered.
     pub inflight: u64,
+    /// Clients that came after the first one of the present export.
+    pub reconnects: u64,
 }
 
 /// Counters of one kind of request.

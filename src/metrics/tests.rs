@@ -34,6 +34,7 @@ fn reading() -> Reading {
             volume: "db".parse().unwrap(),
             operations: operations.to_vec(),
             inflight: 2,
+            reconnects: 1,
         }],
         config: ConfigReading {
             last_successful: true,
