@@ -158,7 +158,12 @@ impl Engine {
             counters: Arc::default(),
         };
         self.remember(id, spec, Some(known)).await?;
-        self.launch(name, starter, applied, files).await
+        self.launch(name, starter, applied, files).await?;
+        if gathered.labels_of(id).any(|label| label.name != *name) {
+            // They have the name now, and the other one is free.
+            self.gather(name, &spec.replicas).await;
+        }
+        Ok(())
     }
 
     /// Opens and locks every replica of a volume, all pools at once.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{OwnedMutexGuard, watch};
 
@@ -17,6 +18,9 @@ use crate::io::ReactorHandle;
 use crate::model::observed::Problem;
 use crate::model::{PoolName, VolumeId, VolumeName};
 use crate::state::{StateDir, Store};
+
+/// How long a volume may take to stop when the daemon ends, clients included: less than systemd waits (90 s).
+const STOP_MAX: Duration = Duration::from_secs(60);
 
 /// What an engine is started with.
 #[derive(Clone, Debug)]
@@ -190,9 +194,15 @@ impl Engine {
         for (name, live) in volumes {
             let engine = self.clone();
             stops.spawn(async move {
-                let _turn = engine.turn(&name).await;
-                let withdrawn = engine.withdraw(&name, &live).await;
-                if let Err(error) = withdrawn.and(live.stop().await) {
+                let stopped = async {
+                    let _turn = engine.turn(&name).await;
+                    let withdrawn = engine.withdraw(&live).await;
+                    withdrawn.and(live.stop().await)
+                };
+                // A client's last requests may wait for a disk that never answers.
+                let stopped = tokio::time::timeout(STOP_MAX, stopped).await;
+                let hangs = |_| EngineError::new("StopTimeout", "a disk or a client hangs");
+                if let Err(error) = stopped.map_err(hangs).flatten() {
                     tracing::error!(volume = %name, %error, "could not be stopped cleanly");
                 }
                 engine.volumes().remove(&name);

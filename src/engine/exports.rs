@@ -272,11 +272,7 @@ impl Engine {
     }
 
     /// Makes a volume unreachable whether a client is there or not.
-    pub(super) async fn withdraw(
-        &self,
-        _name: &VolumeName,
-        live: &Arc<Live>,
-    ) -> Result<(), EngineError> {
+    pub(super) async fn withdraw(&self, live: &Arc<Live>) -> Result<(), EngineError> {
         self.end_export(live, &mut *live.export.lock().await).await
     }
 

@@ -64,6 +64,12 @@ fn a_volume_with_two_names_is_never_served_twice() {
         assert_eq!(other.unwrap_err().reason(), "DataElsewhere");
         let id = engine.live(&volume(served)).unwrap().id;
         assert_eq!(engine.claim_idle(id).await.unwrap_err().reason(), "InUse");
+        let labelled = |served: &str| {
+            let files = engine.all_files();
+            let names = files.iter().filter_map(|(_, f)| f.label.as_ref());
+            names.filter(|l| l.name == volume(served)).count()
+        };
+        assert_eq!(labelled(served), 2);
         assert_eq!(states(&engine, served).await, [ReplicaState::InSync; 2]);
         assert_eq!(read(&engine, served).await, 7);
         engine.shutdown().await;
