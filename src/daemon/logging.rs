@@ -5,6 +5,9 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
+/// What is logged when `RUST_LOG` does not say. libublk tells of each object that it makes, under numbers of its own.
+const DEFAULT_FILTER: &str = "info,libublk=warn";
+
 /// How to write the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -18,7 +21,8 @@ pub enum LogFormat {
 
 /// Sets the process's log up. `RUST_LOG` chooses levels; `info` unless it is set.
 pub(super) fn start(format: LogFormat) -> Result<()> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     // systemd sets this when standard error goes to the journal; see systemd.exec(5).
     let under_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match format {
