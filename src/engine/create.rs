@@ -131,13 +131,7 @@ impl Engine {
         let unfinished: Vec<_> = all.into_iter().filter(|(_, c)| c.name == *name).collect();
         for (id, creation) in &unfinished {
             // The witness commit is the creation's last step: with it, the volume exists and only the journal is late.
-            let exists = self
-                .shared
-                .state
-                .witnesses()?
-                .into_iter()
-                .find(|r| r.volume == *id);
-            if let Some(record) = exists {
+            if let Some(record) = self.shared.state.witness(*id)? {
                 // It may have got another name since.
                 self.witness_names().insert(*id, record.name);
                 self.shared.store.end_creation(*id).await?;

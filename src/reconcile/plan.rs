@@ -176,6 +176,9 @@ impl Planner<'_> {
                 _ => None,
             })
             .collect();
+        // Half of a removal that was cut short: the other half is still, or again, a volume.
+        let volumes = self.observed.volumes.values();
+        let in_use: BTreeSet<_> = volumes.flat_map(|volume| &volume.ids).collect();
         for entry in &self.observed.quarantine {
             let policy = entry.applied.removal;
             let due = entry
@@ -184,6 +187,7 @@ impl Planner<'_> {
             if policy.on_remove == OnRemove::Delete
                 && self.observed.at_unix_seconds >= due
                 && !restored.contains(&entry.id)
+                && !in_use.contains(&entry.uuid)
             {
                 let purge = Purge {
                     volume: entry.volume.clone(),

@@ -167,6 +167,20 @@ impl StateDir {
         Ok(direct(&path).unwrap_or(file).into())
     }
 
+    /// The record in a volume's witness file; none when there is no file, or nothing was ever committed to it.
+    ///
+    /// # Errors
+    /// When the file is there but can't be read.
+    pub fn witness(&self, volume: VolumeId) -> Result<Option<WitnessRecord>, StateError> {
+        let path = self.witness_path(volume);
+        match fs::read(&path) {
+            Ok(read) => witness::newest_record(&read)
+                .map_err(|error| StateError::io("read", &path)(io::Error::other(error))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StateError::io("read", &path)(error)),
+        }
+    }
+
     /// Every record that is in the witness files, whatever their volumes are doing. Unreadable files are left out: the
     /// volume's own assembly reports them.
     ///
@@ -178,8 +192,14 @@ impl StateDir {
         let mut records = Vec::new();
         for entry in entries {
             let path = entry.map_err(StateError::io("list", &folder))?.path();
-            let read = fs::read(&path).map_err(StateError::io("read", &path))?;
-            records.extend(witness::newest_record(&read));
+            let record = fs::read(&path)
+                .and_then(|read| witness::newest_record(&read).map_err(io::Error::other));
+            match record {
+                Ok(record) => records.extend(record),
+                Err(error) => {
+                    tracing::error!(path = %path.display(), %error, "a witness file can't be read");
+                }
+            }
         }
         records.sort_by(|a, b| a.name.cmp(&b.name).then(a.volume.cmp(&b.volume)));
         Ok(records)

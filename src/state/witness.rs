@@ -143,16 +143,16 @@ impl<D> fmt::Debug for WitnessFile<D> {
     }
 }
 
-/// The record in a whole witness file's bytes, if there is a readable one.
-pub(super) fn newest_record(file: &[u8]) -> Option<WitnessRecord> {
+/// The record in a whole witness file's bytes; none when nothing was ever committed to it.
+///
+/// # Errors
+/// When it is damaged.
+pub(super) fn newest_record(file: &[u8]) -> Result<Option<WitnessRecord>, WitnessError> {
     let mut slots = [[0; SLOT_SIZE]; 2];
     for (slot, bytes) in slots.iter_mut().zip(file.chunks_exact(SLOT_SIZE)) {
         slot.copy_from_slice(bytes);
     }
-    decode_newest(&slots)
-        .ok()
-        .flatten()
-        .map(|(_, record)| record)
+    Ok(decode_newest(&slots)?.map(|(_, record)| record))
 }
 
 /// Which slot is the record, and the record. `None` when nothing was ever committed: the very first update goes to slot

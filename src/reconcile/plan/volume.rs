@@ -36,6 +36,8 @@ impl Planner<'_> {
             self.change(name, wanted, &local, &mut plan);
             return plan;
         }
+        // Its data may be in any pool of this node, whatever the table says now (spec A0).
+        plan.unknown_until = self.untried_pools();
         self.appear(name, wanted, &local, &mut plan);
         plan
     }
@@ -51,6 +53,14 @@ impl Planner<'_> {
             .find_map(|(old, new)| (new == name).then_some(old))
             .unwrap_or(name);
         (source, self.observed.volumes.get(source))
+    }
+
+    /// Pools of this node that nobody has tried to open yet.
+    fn untried_pools(&self) -> BTreeSet<PoolName> {
+        let here = |spec: &PoolSpec| spec.node == self.desired.this_node;
+        let declared = self.desired.pools.iter().filter(|(_, spec)| here(spec));
+        let untried = declared.filter(|(pool, _)| !self.observed.pools.contains_key(*pool));
+        untried.map(|(pool, _)| pool.clone()).collect()
     }
 
     /// Local pools that the volume names; the others are noted as waiting.
@@ -315,10 +325,7 @@ impl Planner<'_> {
         volume: &ObservedVolume,
         plan: &mut VolumePlan,
     ) {
-        let here = |spec: &PoolSpec| spec.node == self.desired.this_node;
-        let declared = self.desired.pools.iter().filter(|(_, spec)| here(spec));
-        let unknown = declared.filter(|(pool, _)| !self.observed.pools.contains_key(*pool));
-        plan.unknown_until = unknown.map(|(pool, _)| pool.clone()).collect();
+        plan.unknown_until = self.untried_pools();
         let offline = volume.applied.replicas.iter().filter(|pool| {
             let observed = self.observed.pools.get(*pool);
             observed.is_none_or(|pool| pool.problem.is_some())
