@@ -376,3 +376,30 @@ fn only_the_last_applied_policy_purges_and_only_when_the_quarantine_is_over() {
     assert_eq!(due(OnRemove::Delete, 149), 0);
     assert_eq!(due(OnRemove::Delete, 150), 1);
 }
+
+#[test]
+fn half_of_a_removal_whose_other_half_is_in_use_is_not_purged() {
+    let mut entry = quarantined("old", 100, &["a"]);
+    entry.applied.removal = RemovalPolicy {
+        on_remove: OnRemove::Delete,
+        quarantine_for: Duration::ZERO,
+    };
+    let mut volume = running(&["b"]);
+    volume.ids = BTreeSet::from([entry.uuid]);
+    let mut case = Case::new()
+        .wants("old", spec(&["b"]))
+        .has("old", volume)
+        .has_quarantined(entry)
+        .with(|case| case.observed.at_unix_seconds = 1_000_000);
+    assert!(case.plan().purges.is_empty());
+}
+
+#[test]
+fn nothing_is_created_before_every_pool_of_this_node_was_looked_into() {
+    let plan = Case::new()
+        .wants("db", spec(&["a"]))
+        .with(|case| drop(case.observed.pools.remove(&pool_name("b"))))
+        .check("db", "create export");
+    let waits = &plan.volumes[&volume_name("db")].unknown_until;
+    assert_eq!(waits, &BTreeSet::from([pool_name("b")]));
+}
