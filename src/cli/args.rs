@@ -40,7 +40,7 @@ pub struct Global {
         default_value = "/run/volund"
     )]
     pub runtime_dir: PathBuf,
-    /// The daemon's admin socket [default: <runtime dir>/admin.sock].
+    /// The daemon's admin socket [default: admin.sock in the runtime dir].
     #[arg(long, global = true, value_name = "PATH", env = "VOLUND_SOCKET")]
     pub socket: Option<PathBuf>,
     /// How to print results.

@@ -1,7 +1,7 @@
 //! The daemon: in which order things start and stop, signals, the configuration's files, the log.
 //!
 //! Owns the wiring of all that runs for as long as the daemon does. Must never decide what happens to a volume: that
-//! is `reconcile/`'s. Start with [`run`].
+//! is `reconcile/`'s. Start with [`run()`].
 
 mod files;
 mod logging;
