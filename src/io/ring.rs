@@ -33,6 +33,10 @@ const COMPLETIONS: u32 = 4096;
 const BURST_FIRST: u32 = 2;
 /// The largest burst.
 const BURST_MAX: u32 = 16;
+/// Kernel threads of a ring that may block on files at a time. The kernel's own limit is four per CPU, so that a few
+/// operations on a disk that hangs would keep every other volume of the reactor waiting. Threads come only as others
+/// block, and go when idle.
+const WORKERS_MAX: u32 = 512;
 /// `user_data` of operations nobody waits for.
 const NOBODY: u64 = u64::MAX;
 /// How long a dropped ring waits for its last completions before it leaks their memory instead.
@@ -93,6 +97,10 @@ impl Ring {
                 .build(ENTRIES)?,
             other => other?,
         };
+        // Zero leaves the limit for what is no file alone. Refused by a kernel that does not know it: as it was, then.
+        let _ = uring
+            .submitter()
+            .register_iowq_max_workers(&mut [WORKERS_MAX, 0]);
         Ok(Self {
             uring: RefCell::new(uring),
             slots: RefCell::default(),
@@ -100,6 +108,16 @@ impl Ring {
             queued: Cell::new(0),
             burst: Cell::new(BURST_FIRST),
         })
+    }
+
+    /// How many of the kernel's threads may block on files at a time.
+    #[cfg(test)]
+    pub(crate) fn workers_max(&self) -> u32 {
+        let mut limits = [0, 0];
+        let uring = self.uring.borrow();
+        let asked = uring.submitter().register_iowq_max_workers(&mut limits);
+        asked.expect("zeroes only ask for the limits");
+        limits[0]
     }
 
     /// Number of operations that the kernel still has.

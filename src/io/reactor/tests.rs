@@ -252,3 +252,10 @@ fn a_file_that_ends_inside_a_block_is_a_short_read_too() {
         assert_eq!(file.read(0, &odd).await, Err(IoError::Short));
     });
 }
+
+/// Four per CPU is what the kernel gives: eight fallocates on a disk that hangs would stop everybody's flushes.
+#[test]
+fn a_few_operations_that_hang_leave_threads_for_the_others() {
+    let limit = on_reactor(|local| async move { local.shared.ring.workers_max() });
+    assert!(limit >= 256, "{limit} operations can block at a time");
+}
