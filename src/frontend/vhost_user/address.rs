@@ -10,6 +10,16 @@ use super::memory::WATCHES;
 
 /// What `statfs` says of hugetlbfs and of memfds made of huge pages.
 const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
+/// What `statfs` says of filesystems whose pages come from another process or another machine: FUSE and virtiofs, NFS,
+/// SMB, 9p, Ceph. A page that never comes would stop the reactor, and with it every volume there.
+const FOREIGN_MAGICS: [i64; 6] = [
+    0x6573_5546,
+    0x6969,
+    0xff53_4d42,
+    0xfe53_4d42,
+    0x0102_1997,
+    0x00c3_6400,
+];
 
 /// Why guest memory can't be used as asked.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +33,11 @@ pub(super) enum MemoryError {
     /// Only regular files can be checked for their size.
     #[error("memory region {0} is backed by something that is not a memory file")]
     NotAFile(RegionSpec),
+    /// The file's pages come from another process or machine, which may keep us waiting.
+    #[error(
+        "memory region {0} is backed by a network or FUSE filesystem: use a memfd, tmpfs or huge pages"
+    )]
+    Foreign(RegionSpec),
     /// Accessing the region would fault sooner or later.
     #[error("memory region {spec} ends beyond its file of {file_size} bytes")]
     Short {
@@ -123,11 +138,20 @@ impl RegionSpec {
             });
         }
         let system = fstatfs(file).map_err(failed)?;
+        if is_foreign(system.f_type) {
+            return Err(MemoryError::Foreign(self));
+        }
         if system.f_type == HUGETLBFS_MAGIC {
             return Ok(usize::try_from(system.f_bsize).unwrap_or_else(|_| page_size()));
         }
         Ok(page_size())
     }
+}
+
+/// Whether a page of a file on this kind of filesystem can be a long time coming.
+fn is_foreign(kind: i64) -> bool {
+    // The field is signed and of the machine's width; the numbers are 32 bits wide.
+    FOREIGN_MAGICS.contains(&(kind & 0xffff_ffff))
 }
 
 /// A range of guest physical addresses.
@@ -137,4 +161,26 @@ pub(super) struct GuestRange {
     pub(super) address: u64,
     /// Bytes.
     pub(super) len: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_another_process_or_machine_provides_is_refused() {
+        let foreign = [libc::FUSE_SUPER_MAGIC, libc::NFS_SUPER_MAGIC];
+        assert!(foreign.into_iter().all(is_foreign));
+        let ours = [
+            libc::TMPFS_MAGIC,
+            HUGETLBFS_MAGIC,
+            libc::EXT4_SUPER_MAGIC,
+            libc::XFS_SUPER_MAGIC,
+        ];
+        assert!(!ours.into_iter().any(is_foreign));
+        assert!(
+            is_foreign(0xff53_4d42_u32.cast_signed().into()),
+            "sign-extended"
+        );
+    }
 }
