@@ -67,6 +67,9 @@ pub(crate) const JUDGES: &[Package] = &[
     },
 ];
 
+/// Load for a look at speed.
+pub(crate) const LOAD: &[Package] = &[program("fio", "fio")];
+
 /// To build fuzz targets: libFuzzer itself is C++.
 pub(crate) const FUZZ: &[Package] = &[program("g++", "g++")];
 

@@ -3,13 +3,10 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::shows::{self, SHOWS};
-use crate::{check, demo, guest, judges, shell};
-
-/// Seeds of the crash simulation.
-const SIM_SEEDS: u32 = 200;
+use crate::{check, guest, judges};
 
 #[derive(Default)]
 struct Tally {
@@ -35,7 +32,6 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         "configs: taplo, tombi and `volund check` on every example",
         judges::configs,
     );
-    tally.step(&format!("sim: {SIM_SEEDS} seeds"), || sim(SIM_SEEDS));
     tally.step("guest boot: both kernels, the harness itself", || {
         guest::run(&[
             "boot".to_owned(),
@@ -53,7 +49,6 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
             tally.step(&name, || show.run(u64::from(round)));
         }
     }
-    tally.step("demo", || demo::run(&[]).map(|()| String::new()));
 
     println!(
         "\ntest: {} minutes",
@@ -88,12 +83,4 @@ impl Tally {
             }
         }
     }
-}
-
-/// The crash simulation of the nexus, as its own task runs it.
-fn sim(seeds: u32) -> Result<String> {
-    let this = std::env::current_exe().context("this program has a path")?;
-    let mut sim = shell::command(this);
-    shell::run(sim.args(["sim", "--seeds", &seeds.to_string()]))?;
-    Ok(String::new())
 }

@@ -5,6 +5,7 @@
 
 mod apt;
 mod cpio;
+mod fio;
 mod initramfs;
 mod kernel;
 mod qemu;
@@ -128,7 +129,7 @@ pub(crate) fn test_script(name: &str) -> Result<(String, String)> {
 pub(crate) fn run(args: &[String]) -> Result<()> {
     let (test, rest) = args
         .split_first()
-        .context("which test? one of: boot, vhost, ublk, ublk-ram")?;
+        .context("which test? one of: boot, vhost, ublk, ublk-ram, fio")?;
     let choice = Choice::parse(rest)?;
     let mut total = Outcome::default();
     for kernel in kernels(choice.kernel.as_deref())? {
@@ -140,6 +141,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
             }
             let outcome = match test.as_str() {
                 "boot" => boot(&kernel, machine)?,
+                "fio" => fio::run(&kernel, machine)?,
                 "vhost" => vhost::run(&kernel, machine)?,
                 "ublk" => ublk::run(&kernel, machine)?,
                 "ublk-ram" => ublk_ram::run(&kernel, machine)?,

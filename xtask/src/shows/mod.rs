@@ -13,7 +13,10 @@ mod text;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{daemon, guest, packages, shell};
+use crate::{daemon, demo, fuzz, guest, packages, shell, sim};
+
+/// Seeds of one round of the crash simulation.
+const SIM_SEEDS: u64 = 200;
 
 /// One show: how often a test and a soak run it, and one round of it.
 pub(crate) struct Show {
@@ -24,7 +27,28 @@ pub(crate) struct Show {
     round: fn(seed: u64) -> Result<String>,
 }
 
-pub(crate) const SHOWS: [Show; 9] = [
+pub(crate) const SHOWS: [Show; 12] = [
+    Show {
+        name: "demo",
+        about: "the main job, as a newcomer sees it",
+        rounds_in_test: 1,
+        rounds_in_soak: 1,
+        round: |_| demo::run(&[]).map(|()| String::new()),
+    },
+    Show {
+        name: "sim",
+        about: "the nexus through crashes on simulated disks, 200 seeds a round",
+        rounds_in_test: 5,
+        rounds_in_soak: 50,
+        round: simulate,
+    },
+    Show {
+        name: "fuzz",
+        about: "libFuzzer on each parser of outside bytes, 60 s each; tests replay the corpora only",
+        rounds_in_test: 0,
+        rounds_in_soak: 1,
+        round: |_| fuzz::run(&[]).map(|()| String::new()),
+    },
     Show {
         name: "guest-vhost",
         about: "guests on both kernels and machines use the volumes as vhost-user-blk disks",
@@ -42,14 +66,14 @@ pub(crate) const SHOWS: [Show; 9] = [
     Show {
         name: "pool-failure",
         about: "one of two pools fails under load; a truncated replica is not trusted",
-        rounds_in_test: 2,
+        rounds_in_test: 10,
         rounds_in_soak: 20,
         round: pool_failure::round,
     },
     Show {
         name: "config-edits",
         about: "20 random edits of the configuration under verified load",
-        rounds_in_test: 2,
+        rounds_in_test: 10,
         rounds_in_soak: 10,
         round: config_edits::round,
     },
@@ -63,14 +87,14 @@ pub(crate) const SHOWS: [Show; 9] = [
     Show {
         name: "disk-loss",
         about: "editing text loses no disk: removal, rename, lost state, unmounted pool",
-        rounds_in_test: 1,
+        rounds_in_test: 5,
         rounds_in_soak: 10,
         round: disk_loss::round,
     },
     Show {
         name: "power-cut",
         about: "power cuts on XFS and ext4, one and two replicas: what was flushed is there",
-        rounds_in_test: 3,
+        rounds_in_test: 20,
         rounds_in_soak: 50,
         round: power_cut::round,
     },
@@ -100,6 +124,17 @@ impl Show {
             )
         })
     }
+}
+
+fn simulate(seed: u64) -> Result<String> {
+    let from = seed.saturating_sub(1) * SIM_SEEDS;
+    let args = [
+        "--seeds",
+        &SIM_SEEDS.to_string(),
+        "--from",
+        &from.to_string(),
+    ];
+    sim::run(&args.map(str::to_owned)).map(|()| String::new())
 }
 
 /// Everything that the shows need: packages, the daemon and the client, built.
