@@ -30,13 +30,7 @@ impl<E: NexusEnv> Inner<E> {
                 self.succeeded_reading(0);
                 Ok(())
             }
-            Err(error) => Err(match Verdict::of(Failure::Read(error)) {
-                Verdict::Child(reason) => {
-                    self.failed_as_last(0, reason);
-                    IoError::EIO
-                }
-                Verdict::Full | Verdict::Request => IoError::EIO,
-            }),
+            Err(error) => Err(self.judge_single(Failure::Read(error))),
         }
     }
 

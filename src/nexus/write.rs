@@ -139,15 +139,21 @@ impl<E: NexusEnv> Inner<E> {
         }
     }
 
-    /// The answer when the only copy failed (spec F2, W8).
+    /// The answer when the only copy failed (spec F2, W8). `EFAULT` is passed on: the request's memory is the client's
+    /// own here, and its frontend is the one to know that it has gone.
     pub(super) fn judge_single(&self, failure: Failure) -> IoError {
-        match Verdict::of(failure) {
-            Verdict::Child(reason) => {
+        match (Verdict::of(failure), failure) {
+            (Verdict::Child(reason), _) => {
                 self.failed_as_last(0, reason);
                 IoError::EIO
             }
-            Verdict::Full => IoError::ENOSPC,
-            Verdict::Request => IoError::EIO,
+            (Verdict::Full, _) => IoError::ENOSPC,
+            (
+                Verdict::Request,
+                Failure::Data(error @ IoError::Os(libc::EFAULT))
+                | Failure::Read(error @ IoError::Os(libc::EFAULT)),
+            ) => error,
+            (Verdict::Request, _) => IoError::EIO,
         }
     }
 

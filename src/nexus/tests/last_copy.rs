@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::super::fan_out::Failure;
 use super::super::status::Health;
 use super::basics::{SIZE, filled, on_volume, read, states};
 use crate::io::sim::SimFault;
@@ -193,5 +194,20 @@ fn a_lost_witness_does_not_wait_for_memory_that_can_not_come_back() {
         let nexus = rig.assemble(&node, &[true, false]).await.unwrap();
         assert_eq!(states(&nexus), [InSync, Absent]);
         assert_eq!(read(&nexus, 0, 4096).await, Ok(vec![1; 4096]));
+    });
+}
+
+/// The request's memory is the guest's own: its frontend ends the connection when it learns that it has gone.
+#[test]
+fn memory_that_the_guest_took_away_is_no_fault_of_the_copy_and_is_told() {
+    on_volume(9, 1, async move |_, _, nexus| {
+        let gone = IoError::Os(libc::EFAULT);
+        for failure in [Failure::Data(gone), Failure::Read(gone)] {
+            assert_eq!(nexus.inner.judge_single(failure), gone);
+        }
+        assert_eq!(states(&nexus), [InSync]);
+        assert_eq!(nexus.status().health, Health::Online);
+        let ours = nexus.inner.judge_single(Failure::Data(IoError::EINVAL));
+        assert_eq!(ours, IoError::EIO);
     });
 }
