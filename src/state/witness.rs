@@ -17,7 +17,7 @@
 //! | 256 | 16 x 32 | members: replica uuid, 1 byte in sync, 15 bytes zero |
 //! | 4092 | 4 | CRC32C |
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 
 use uuid::Uuid;
@@ -32,6 +32,7 @@ use crate::nexus::{Witness, WitnessError, WitnessMember, WitnessPosition, Witnes
 const OFFSETS: [u64; 2] = [0, 4096];
 /// Length of a witness file, bytes.
 pub const FILE_LEN: u64 = 8192;
+const RUBBLE: &str = "both slots fail their checksum";
 const MAGIC: [u8; 8] = *b"VWITNES1";
 const VERSION: u32 = 1;
 const MEMBERS_AT: usize = 256;
@@ -54,6 +55,8 @@ pub struct WitnessFile<D> {
 struct Loaded {
     slots: SlotPair,
     record: RefCell<Option<WitnessRecord>>,
+    /// Nothing in the file can be read, until something is committed to it.
+    is_rubble: Cell<bool>,
 }
 
 impl<D: BlockDevice> WitnessFile<D> {
@@ -89,6 +92,7 @@ impl<D: BlockDevice> WitnessFile<D> {
             .slots
             .replace(&self.disk, &self.buffers, |slot| encode(new, slot));
         written.await.map_err(WitnessError::Unavailable)?;
+        loaded.is_rubble.set(false);
         *loaded.record.borrow_mut() = Some(new.clone());
         Ok(())
     }
@@ -103,7 +107,14 @@ impl<D: BlockDevice> WitnessFile<D> {
         // overwritten it must be durable, or a power cut could take both.
         let flushed = self.disk.flush().await;
         flushed.map_err(WitnessError::Unavailable)?;
-        let (current, seq, record) = match decode_newest(&slots)? {
+        // As good as lost: whoever can do without (spec A5) may commit a new record over it.
+        let is_rubble = is_rubble(&slots);
+        let newest = if is_rubble {
+            None
+        } else {
+            decode_newest(&slots)?
+        };
+        let (current, seq, record) = match newest {
             Some((index, record)) => (index, slots::seq(&slots[index]), Some(record)),
             None => (1, 0, None),
         };
@@ -116,13 +127,22 @@ impl<D: BlockDevice> WitnessFile<D> {
         }
         let record = RefCell::new(record);
         let slots = SlotPair::new(OFFSETS, current, seq);
-        Ok(self.loaded.get_or_init(|| Loaded { slots, record }))
+        let is_rubble = Cell::new(is_rubble);
+        Ok(self.loaded.get_or_init(|| Loaded {
+            slots,
+            record,
+            is_rubble,
+        }))
     }
 }
 
 impl<D: BlockDevice> Witness for WitnessFile<D> {
     async fn load(&self) -> Result<Option<WitnessRecord>, WitnessError> {
-        Ok(self.loaded().await?.record.borrow().clone())
+        let loaded = self.loaded().await?;
+        if loaded.is_rubble.get() {
+            return Err(WitnessError::Damaged(RUBBLE.into()));
+        }
+        Ok(loaded.record.borrow().clone())
     }
 
     async fn commit(
@@ -160,12 +180,15 @@ pub(super) fn newest_record(file: &[u8]) -> Result<Option<WitnessRecord>, Witnes
 fn decode_newest(slots: &[Slot; 2]) -> Result<Option<(usize, WitnessRecord)>, WitnessError> {
     match slots::newest(slots) {
         Newest::Slot(index) => decode(&slots[index]).map(|record| Some((index, record))),
-        Newest::Neither if slots[1] == [0; SLOT_SIZE] => Ok(None),
-        Newest::Neither => Err(WitnessError::Damaged(
-            "both slots fail their checksum".into(),
-        )),
+        Newest::Neither if is_rubble(slots) => Err(WitnessError::Damaged(RUBBLE.into())),
+        Newest::Neither => Ok(None),
         Newest::Ambiguous => Err(WitnessError::Damaged("two records carry one number".into())),
     }
+}
+
+/// Whether a record was there once, and neither slot has one that is intact.
+fn is_rubble(slots: &[Slot; 2]) -> bool {
+    matches!(slots::newest(slots), Newest::Neither) && slots[1] != [0; SLOT_SIZE]
 }
 
 fn encode(record: &WitnessRecord, slot: &mut Slot) {
@@ -379,6 +402,23 @@ mod tests {
         let file = open(MemoryDevice::new(FILE_LEN));
         now(file.disk.write(4096, &pool.copy_of(&[0xaa; 512]), true)).unwrap();
         assert!(matches!(now(file.load()), Err(WitnessError::Damaged(_))));
+    }
+
+    /// A5: who can prove the newest state without the witness may serve, and then there is a witness again.
+    #[test]
+    fn a_record_that_is_lost_to_damage_can_be_replaced() {
+        let pool = BufferPool::default();
+        let file = open(MemoryDevice::new(FILE_LEN));
+        now(file.commit(None, &record(1))).unwrap();
+        now(file.disk.write(0, &pool.copy_of(&[0xaa; 8192]), true)).unwrap();
+        let again = open(file.disk);
+        assert!(matches!(now(again.load()), Err(WitnessError::Damaged(_))));
+        let (epoch, generation) = (0, 0);
+        let stale = now(again.commit(Some(record(1).position()), &record(2)));
+        assert_eq!(stale, Err(WitnessError::Conflict { epoch, generation }));
+        now(again.commit(None, &record(2))).unwrap();
+        assert_eq!(now(again.load()), Ok(Some(record(2))));
+        assert_eq!(now(open(again.disk).load()), Ok(Some(record(2))));
     }
 
     #[test]
