@@ -14,7 +14,7 @@ use crate::model::time::{Times, rfc3339};
 use crate::reconcile::{Config, Handle};
 use crate::state::{AppliedConfig, Store};
 
-/// Reads of files that fail before they are taken for wrong rather than half-written.
+/// Most reads of files that are still changing before they are taken as they are.
 const READS: usize = 3;
 
 /// Keeps the configuration in force in step with the files.
@@ -100,7 +100,8 @@ impl Reload {
         Ok(())
     }
 
-    /// Reads the files, and once more while they look half-written.
+    /// Reads the files until they are the same twice. Half a file may be wrong, or be right and lack volumes; only what
+    /// is known already needs no second look.
     async fn read(&self) -> Result<Loaded> {
         let mut last: Option<Loaded> = None;
         for _ in 0..READS {
@@ -109,7 +110,7 @@ impl Reload {
             let loaded = tokio::task::spawn_blocking(move || config::load(&path, &node));
             let loaded = loaded.await.context("the configuration's reader failed")?;
             let settled = last.is_some_and(|last| last.hash == loaded.hash);
-            if loaded.result.is_ok() || loaded.hash == self.seen || settled {
+            if settled || [&self.seen, &self.applied.hash].contains(&&loaded.hash) {
                 return Ok(loaded);
             }
             last = Some(loaded);
@@ -201,5 +202,40 @@ impl Reload {
 fn warn(loaded: &Loaded) {
     if !loaded.findings().is_empty() {
         tracing::warn!("the configuration has warnings\n{}", loaded.report(false));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WHOLE: &str = "version = 1\n[pool.m]\nmemory = \"64MiB\"\n\
+                         [volume.a]\nsize = \"8MiB\"\npool = \"m\"\n\
+                         [volume.b]\nsize = \"8MiB\"\npool = \"m\"\n";
+
+    /// The first half of a file can be a good one, in which volumes are missing.
+    #[tokio::test]
+    async fn half_a_file_that_makes_sense_is_not_taken_for_the_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("volund.toml");
+        std::fs::write(&path, WHOLE).unwrap();
+        let store = Store::open(&folder.path().join("db")).unwrap();
+        let place = (path.clone(), "n1".parse().unwrap());
+        let times = Times {
+            monotonic: || tokio::time::Instant::now().into_std(),
+            wall: || std::time::UNIX_EPOCH,
+        };
+        let boot = Reload::boot(place, store, times);
+        let (reload, config, _) = boot.await.unwrap();
+        assert_eq!(config.desired.volumes.len(), 2);
+        let half = WHOLE.find("[volume.b]").unwrap();
+        std::fs::write(&path, &WHOLE[..half]).unwrap();
+        let finish = async {
+            tokio::time::sleep(DEBOUNCE / 2).await;
+            std::fs::write(&path, WHOLE.replace("8MiB", "16MiB")).unwrap();
+        };
+        let (read, ()) = tokio::join!(reload.read(), finish);
+        let (desired, _) = read.unwrap().result.unwrap();
+        assert_eq!(desired.volumes.len(), 2);
     }
 }
