@@ -106,7 +106,12 @@ impl Engine {
         if self.idle_id(name).is_some_and(|other| other != id) || self.live(name).is_some() {
             return Err(name_taken(entry, name));
         }
-        for (pool, quarantined) in self.quarantined(id) {
+        let quarantined = self.quarantined(id);
+        if quarantined.is_empty() {
+            // Purged, or brought back by somebody else, while this waited for its claim.
+            return Err(no_such_entry(entry));
+        }
+        for (pool, quarantined) in quarantined {
             self.open_one(&pool)?.restore(quarantined).await?;
             self.look_into(&pool).await?;
         }

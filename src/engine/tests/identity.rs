@@ -287,3 +287,19 @@ fn a_memory_volume_loses_its_old_address_when_it_is_renamed() {
         engine.shutdown().await;
     });
 }
+
+/// Who restores what is being purged must not be told that it is back.
+#[test]
+fn what_was_purged_meanwhile_is_not_said_to_be_restored() {
+    run(async {
+        let node = Node::new();
+        let engine = stopped_mirror(&node, 9).await;
+        let db = volume("db");
+        let entry = engine.quarantine_volume(&db).await.unwrap();
+        let (purged, restored) =
+            tokio::join!(engine.purge(&entry), engine.restore_volume(&entry, &db));
+        purged.unwrap();
+        assert_eq!(restored.unwrap_err().reason(), "NotFound");
+        engine.shutdown().await;
+    });
+}
