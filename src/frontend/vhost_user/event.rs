@@ -11,8 +11,6 @@ use rustix::fs::OFlags;
 #[derive(Debug)]
 pub(super) struct Event {
     fd: OwnedFd,
-    /// Whether a write could wait, for a reader that never comes.
-    may_block: bool,
 }
 
 impl Event {
@@ -32,10 +30,8 @@ impl Event {
             );
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
-        // O_NONBLOCK belongs to the front end as much as to us, so it is looked at and not set.
-        let may_block = !rustix::fs::fcntl_getfl(&file)?.contains(OFlags::NONBLOCK);
         let fd = OwnedFd::from(file);
-        Ok(Self { fd, may_block })
+        Ok(Self { fd })
     }
 
     /// A second handle to the same eventfd.
@@ -45,7 +41,6 @@ impl Event {
     pub(super) fn try_clone(&self) -> io::Result<Self> {
         Ok(Self {
             fd: self.fd.try_clone()?,
-            may_block: self.may_block,
         })
     }
 
@@ -60,12 +55,37 @@ impl Event {
         reason = "eventfd(2) wants the host's order"
     )]
     pub(super) fn signal(&self) {
-        if self.may_block {
+        // A write could wait for a reader that never comes. O_NONBLOCK belongs to the front end as much as to us, so it
+        // is looked at, every time, and not set.
+        let flags = rustix::fs::fcntl_getfl(&self.fd);
+        if !flags.is_ok_and(|flags| flags.contains(OFlags::NONBLOCK)) {
             let mut fds = [PollFd::new(&self.fd, PollFlags::OUT)];
             if poll(&mut fds, Some(&Timespec::default())) != Ok(1) {
                 return;
             }
         }
         let _ = rustix::io::write(&self.fd, &1u64.to_ne_bytes());
+    }
+}
+
+#[cfg(test)]
+#[allow(
+    clippy::host_endian_bytes,
+    reason = "eventfd(2) wants the host's order"
+)]
+mod tests {
+    use rustix::event::{EventfdFlags, eventfd};
+    use rustix::fs::fcntl_setfl;
+
+    use super::*;
+
+    /// A front end that waits in vain for the daemon's thread to be stuck: this test would never end.
+    #[test]
+    fn a_full_eventfd_that_was_made_blocking_later_stops_nobody() {
+        let theirs = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+        let event = Event::new(theirs.try_clone().unwrap().into()).unwrap();
+        fcntl_setfl(&theirs, OFlags::empty()).unwrap();
+        rustix::io::write(&theirs, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+        event.signal();
     }
 }
