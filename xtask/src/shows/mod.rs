@@ -53,14 +53,14 @@ pub(crate) const SHOWS: [Show; 12] = [
         name: "guest-vhost",
         about: "guests on both kernels and machines use the volumes as vhost-user-blk disks",
         rounds_in_test: 1,
-        rounds_in_soak: 3,
+        rounds_in_soak: 1,
         round: |_| guest::run(&["vhost".to_owned()]).map(|()| String::new()),
     },
     Show {
         name: "guest-ublk",
         about: "the daemon inside guests on both kernels, kill -9 under load included",
         rounds_in_test: 1,
-        rounds_in_soak: 3,
+        rounds_in_soak: 1,
         round: |_| guest::run(&["ublk".to_owned()]).map(|()| String::new()),
     },
     Show {
