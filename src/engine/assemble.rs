@@ -14,7 +14,7 @@ use crate::io::{Alignment, BlockDevice, Disk, FileDevice, Local, MemoryDevice};
 use crate::model::observed::{AppliedVolume, RemovalPolicy};
 use crate::model::spec::{BlockSize, OnRemove, VolumeSpec};
 use crate::model::{NodeId, PoolId, PoolName, ReplicaId, VolumeId, VolumeName};
-use crate::nexus::{Candidate, Health, Nexus, NexusSpec, NexusStatus, Parts, Presence, Timeouts};
+use crate::nexus::{Candidate, Health, Nexus, NexusSpec, NexusStatus, Parts, Policy, Presence};
 use crate::pool::{Opened, OpenedFile};
 use crate::replica::Label;
 use crate::replica::layout::DATA_OFFSET;
@@ -335,7 +335,8 @@ pub(super) fn nexus_spec(name: &VolumeName, id: VolumeId, applied: &AppliedVolum
         size: applied.size.get(),
         block_size: applied.block_size.bytes(),
         thick: applied.thin == Some(false),
-        timeouts: Timeouts::default(),
+        policy: Policy::default(),
+        force_start: None,
     }
 }
 

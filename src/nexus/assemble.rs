@@ -344,7 +344,7 @@ impl<E: NexusEnv> Inner<E> {
             }
             if outcome.done == active {
                 let record = record_of(&table);
-                let timeout = self.spec.borrow().timeouts.commit;
+                let timeout = self.spec.borrow().policy.timeouts.commit;
                 let commit = self.parts.commit_within(timeout, expected, &record);
                 commit.await.map_err(|error| match error {
                     WitnessError::Conflict { .. } => AssemblyError::LostOwnership(error),

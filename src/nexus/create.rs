@@ -115,7 +115,7 @@ impl<E: NexusEnv> Nexus<E> {
         }
         let record = record_of(&table);
         parts
-            .commit_within(spec.timeouts.commit, None, &record)
+            .commit_within(spec.policy.timeouts.commit, None, &record)
             .await
             .map_err(CreateError::Witness)?;
         let inner = Inner::build(parts, spec, (children, Vec::new()), table, record);

@@ -105,17 +105,52 @@ pub struct NexusSpec {
     pub block_size: u32,
     /// Whether the replicas keep their reservation. Used at creation; at assembly the labels know.
     pub thick: bool,
+    /// What may be changed while it runs.
+    pub policy: Policy,
+    /// An operator's decision about which replica to start from, when what is here proves nothing (spec A5).
+    pub force_start: Option<ForceStart>,
+}
+
+/// What may be changed while a volume runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
     /// How long things may take.
     pub timeouts: Timeouts,
+    /// How many regions may be marked as written and not proven flushed (spec W9).
+    pub intent_max: u64,
+    /// The most that a rebuild copies, bytes per second; 0 for as much as it can.
+    pub rebuild_bandwidth: u64,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            timeouts: Timeouts::default(),
+            intent_max: 16384,
+            rebuild_bandwidth: 0,
+        }
+    }
+}
+
+/// Start from this replica although nothing proves that it is the newest (spec A5). Every other member is rebuilt in
+/// full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ForceStart {
+    /// The replica.
+    pub from: ReplicaId,
+    /// The generation that its label must have: what the operator saw when deciding.
+    pub at_generation: u64,
 }
 
 /// How long things may take before the nexus gives up on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// An operation that keeps answering "try again" faults its child after this (spec section 5).
+    /// A child that does not answer an operation, or keeps answering "try again", is faulted after this (spec G11).
     pub io: Duration,
     /// A request that waits for a commit is answered with `EIO` after this (spec F6).
     pub commit: Duration,
+    /// A read that is not answered in this time is sent to another member as well (spec R5).
+    pub read_hedge: Duration,
 }
 
 impl Default for Timeouts {
@@ -123,6 +158,7 @@ impl Default for Timeouts {
         Self {
             io: Duration::from_secs(10),
             commit: Duration::from_secs(30),
+            read_hedge: Duration::from_millis(500),
         }
     }
 }

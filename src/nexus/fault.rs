@@ -77,7 +77,7 @@ impl<E: NexusEnv> Nexus<E> {
         inner.spec.borrow_mut().name = name;
         let record = inner.record_of(&table);
         let expected = inner.committed.borrow().position();
-        let timeout = inner.spec.borrow().timeouts.commit;
+        let timeout = inner.spec.borrow().policy.timeouts.commit;
         let commit = inner.parts.commit_within(timeout, Some(expected), &record);
         let committed = commit.await;
         if let Err(error) = committed {

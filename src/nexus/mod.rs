@@ -45,7 +45,7 @@ mod tests;
 
 pub use assembly::{AssemblyError, Blocked};
 pub use create::CreateError;
-pub use env::{Candidate, NexusEnv, NexusSpec, Parts, Presence, Timeouts};
+pub use env::{Candidate, ForceStart, NexusEnv, NexusSpec, Parts, Policy, Presence, Timeouts};
 pub use mutant::Mutant;
 pub use nexus::Nexus;
 pub use state::{ChildState, FaultReason};

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::child::Child;
 use super::chunk_set::ChunkSet;
-use super::env::{NexusEnv, NexusSpec, Parts};
+use super::env::{NexusEnv, NexusSpec, Parts, Policy};
 use super::range_lock::RangeLock;
 use super::signal::Signal;
 use super::slots::SlotSet;
@@ -112,6 +112,12 @@ impl<E: NexusEnv> Nexus<E> {
         let inner = &self.inner;
         inner.signal.until(|| inner.version.get() != seen).await;
         inner.version.get()
+    }
+
+    /// Changes what may be changed while the volume runs.
+    pub fn configure(&self, policy: Policy) {
+        self.inner.spec.borrow_mut().policy = policy;
+        self.inner.touch();
     }
 
     /// To be called when every frontend has been re-attached: for the client that is a power loss, so writes that were

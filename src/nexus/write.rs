@@ -279,7 +279,7 @@ impl<E: NexusEnv> Inner<E> {
         loop {
             let result = attempt().await;
             let again = result.is_err_and(is_transient);
-            if !again || waited >= self.spec.borrow().timeouts.io {
+            if !again || waited >= self.spec.borrow().policy.timeouts.io {
                 return result;
             }
             self.parts.clock.sleep(pause).await;
@@ -366,7 +366,7 @@ impl<E: NexusEnv> Inner<E> {
         let settled = self
             .signal
             .until(|| self.active.get().is_within(done) || hopeless());
-        let timeout = self.spec.borrow().timeouts.commit;
+        let timeout = self.spec.borrow().policy.timeouts.commit;
         either(self.parts.clock.sleep(timeout), settled).await;
         if self.active.get().is_within(done) && self.mode.get() != Mode::LostOwnership {
             Ok(())

@@ -12,8 +12,8 @@ use crate::io::sim::{Sim, SimDisk, SimHardware, SimLayout, SimNode};
 use crate::io::{BufferPool, Clock, IoError};
 use crate::model::{NodeId, PoolId, PoolName, ReplicaId, VolumeId};
 use crate::nexus::{
-    AssemblyError, Candidate, CreateError, Mutant, Nexus, NexusEnv, NexusSpec, Parts, Presence,
-    Timeouts, Witness, WitnessError, WitnessPosition, WitnessRecord,
+    AssemblyError, Candidate, CreateError, Mutant, Nexus, NexusEnv, NexusSpec, Parts, Policy,
+    Presence, Witness, WitnessError, WitnessPosition, WitnessRecord,
 };
 use crate::replica::layout::DATA_OFFSET;
 
@@ -173,7 +173,8 @@ impl Rig {
                 id: VolumeId::from_uuid(Uuid::from_u128(0xdb)),
                 size,
                 block_size: block,
-                timeouts: Timeouts::default(),
+                policy: Policy::default(),
+                force_start: None,
             },
             mutant: None,
             volatile: vec![false; members],

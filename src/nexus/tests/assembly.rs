@@ -272,7 +272,7 @@ fn fifty_aborted_attempts_do_not_lose_the_way_to_the_committed_generation() {
             let node = rig.sim.node();
             // The load works, the commit does not: the label has a new generation, the witness has not.
             let mut parts_rig = rig.clone();
-            parts_rig.spec.timeouts.commit = std::time::Duration::ZERO;
+            parts_rig.spec.policy.timeouts.commit = std::time::Duration::ZERO;
             let witness = rig.witness.clone();
             let record = witness.record();
             witness.fail_commits(true);
