@@ -9,6 +9,7 @@ use super::diagnostic::{Diagnostic, Findings, Spot, closest, shown};
 use super::keys::{self, Object};
 use super::raw::{RawConfig, RawPool, checked_name};
 use super::shape::{At, Field};
+use crate::model::policy::NodePolicy;
 use crate::model::spec::{DesiredState, NodeSpec, PoolBacking, PoolSpec, Safety};
 use crate::model::{NodeName, PoolName};
 use crate::units::Bytes;
@@ -53,6 +54,7 @@ pub(crate) fn resolve(
                 u32::try_from(max.value).unwrap_or(u32::MAX)
             }),
         },
+        policy: NodePolicy::default(),
     })
 }
 

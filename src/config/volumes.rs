@@ -8,6 +8,7 @@ use super::keys::{self, Object};
 use super::meaning::{Resolver, suggestion};
 use super::raw::{RawExport, RawPolicy, RawVolume, checked_name};
 use super::shape::{At, Field};
+use crate::model::policy::VolumePolicy;
 use crate::model::spec::{BlockSize, ExportSpec, OnRemove, PoolBacking, PoolSpec, VolumeSpec};
 use crate::model::{NodeName, PoolName, VolumeName};
 use crate::units::{Bytes, MIB};
@@ -69,6 +70,8 @@ impl Resolver<'_> {
                 .renamed_from
                 .good()
                 .map(|old| checked_name(&old.value)),
+            policy: VolumePolicy::default(),
+            force_start: None,
         })
     }
 

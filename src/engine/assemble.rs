@@ -4,17 +4,20 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 
 use super::engine::Engine;
 use super::error::EngineError;
 use super::gather::Gathered;
-use super::live::{self, Live, LiveEnv};
+use super::live::{self, Books, Live, LiveEnv};
 use crate::io::{Alignment, BlockDevice, Disk, FileDevice, Local, MemoryDevice};
 use crate::model::observed::{AppliedVolume, RemovalPolicy};
+use crate::model::policy::{ForceStart, VolumePolicy};
 use crate::model::spec::{BlockSize, OnRemove, VolumeSpec};
 use crate::model::{NodeId, PoolId, PoolName, ReplicaId, VolumeId, VolumeName};
-use crate::nexus::{Candidate, Health, Nexus, NexusSpec, NexusStatus, Parts, Policy, Presence};
+use crate::nexus::{
+    Candidate, Health, Nexus, NexusSpec, NexusStatus, Parts, Policy, Presence, Timeouts,
+};
 use crate::pool::{Opened, OpenedFile};
 use crate::replica::Label;
 use crate::replica::layout::DATA_OFFSET;
@@ -148,9 +151,10 @@ impl Engine {
             replicas: spec.replicas.iter().cloned().collect(),
             members: label.members.len(),
             removal: RemovalPolicy::default(),
+            policy: spec.policy.clone(),
         };
         let starter = Starter {
-            spec: nexus_spec(name, id, &applied),
+            spec: nexus_spec(name, id, &applied, spec.force_start),
             node: self.shared.state.node(),
             witness: Some(self.shared.state.open_witness(id)?),
             replicas,
@@ -158,7 +162,7 @@ impl Engine {
             counters: Arc::default(),
         };
         self.remember(id, spec, Some(known)).await?;
-        self.launch(name, starter, applied, files).await?;
+        self.launch(name, starter, Books { applied, files }).await?;
         if gathered.labels_of(id).any(|label| label.name != *name) {
             // They have the name now, and the other one is free.
             self.gather(name, &spec.replicas).await;
@@ -249,8 +253,7 @@ impl Engine {
         &self,
         name: &VolumeName,
         starter: Starter,
-        applied: AppliedVolume,
-        files: Vec<(PoolName, ReplicaId)>,
+        books: Books,
     ) -> Result<(), EngineError> {
         let id = starter.spec.id;
         let is_memory_only = starter.witness.is_none();
@@ -263,18 +266,8 @@ impl Engine {
         if !is_memory_only {
             self.witness_names().insert(id, name.clone());
         }
-        let live = Live {
-            id,
-            reactor,
-            counters,
-            status: receiver,
-            applied,
-            files,
-            is_memory_only,
-            export: Mutex::new(None),
-            reconnects: std::sync::atomic::AtomicU64::new(0),
-            export_seen: std::sync::Mutex::default(),
-        };
+        let placed = (reactor, counters);
+        let live = Live::new(id, placed, receiver, books, is_memory_only);
         let health = live.status.borrow().health;
         tracing::info!(volume = %name, %id, reactor = live.reactor.index(), ?health, "serving");
         self.volumes().insert(name.clone(), Arc::new(live));
@@ -328,15 +321,37 @@ pub(super) fn file_of(bring: &Bring) -> Option<(PoolName, ReplicaId)> {
     }
 }
 
-pub(super) fn nexus_spec(name: &VolumeName, id: VolumeId, applied: &AppliedVolume) -> NexusSpec {
+pub(super) fn nexus_spec(
+    name: &VolumeName,
+    id: VolumeId,
+    applied: &AppliedVolume,
+    force_start: Option<ForceStart>,
+) -> NexusSpec {
+    let force_start = force_start.map(|force| crate::nexus::ForceStart {
+        from: force.from,
+        at_generation: force.at_gen,
+    });
     NexusSpec {
         name: name.clone(),
         id,
         size: applied.size.get(),
         block_size: applied.block_size.bytes(),
         thick: applied.thin == Some(false),
-        policy: Policy::default(),
-        force_start: None,
+        policy: nexus_policy(&applied.policy),
+        force_start,
+    }
+}
+
+/// The part of a volume's policy that its nexus goes by.
+pub(super) fn nexus_policy(policy: &VolumePolicy) -> Policy {
+    Policy {
+        timeouts: Timeouts {
+            io: policy.io_timeout,
+            commit: policy.commit_timeout,
+            read_hedge: policy.read_hedge,
+        },
+        intent_max: policy.intent_max,
+        rebuild_bandwidth: policy.rebuild_bandwidth,
     }
 }
 

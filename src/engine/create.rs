@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::assemble::{Bring, Brought, Starter, file_of, nexus_spec, replica_len};
 use super::engine::Engine;
 use super::error::EngineError;
+use super::live::Books;
 use crate::model::observed::{AppliedVolume, RemovalPolicy};
 use crate::model::spec::VolumeSpec;
 use crate::model::{PoolName, ReplicaId, VolumeId, VolumeName};
@@ -84,6 +85,7 @@ impl Engine {
             replicas: spec.replicas.iter().cloned().collect(),
             members: replicas.len(),
             removal: RemovalPolicy::default(),
+            policy: spec.policy.clone(),
         };
         let witness = match is_memory_only {
             true => None,
@@ -91,14 +93,14 @@ impl Engine {
         };
         let files = brought.iter().filter_map(file_of).collect();
         let starter = Starter {
-            spec: nexus_spec(name, id, &applied),
+            spec: nexus_spec(name, id, &applied, None),
             node: self.shared.state.node(),
             witness,
             replicas: brought,
             creates: true,
             counters: Arc::default(),
         };
-        self.launch(name, starter, applied, files).await
+        self.launch(name, starter, Books { applied, files }).await
     }
 
     /// Ends a creation that succeeded but for this.

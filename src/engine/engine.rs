@@ -16,6 +16,7 @@ use super::tick;
 use crate::frontend::ublk::{Links, UblkControl};
 use crate::io::ReactorHandle;
 use crate::model::observed::Problem;
+use crate::model::policy::NodePolicy;
 use crate::model::{PoolName, VolumeId, VolumeName};
 use crate::state::{StateDir, Store};
 
@@ -55,6 +56,8 @@ pub(super) struct Shared {
     turns: Mutex<BTreeMap<VolumeName, Arc<tokio::sync::Mutex<()>>>>,
     claims: Mutex<Claims>,
     pub(super) changes: Arc<watch::Sender<u64>>,
+    /// How this node looks after its volumes.
+    pub(super) policy: watch::Sender<NodePolicy>,
     /// Counts volumes that were placed on a reactor.
     placed: AtomicUsize,
 }
@@ -114,6 +117,7 @@ impl Engine {
             turns: Mutex::default(),
             claims: Mutex::default(),
             changes: Arc::new(watch::Sender::new(0)),
+            policy: watch::Sender::default(),
             placed: AtomicUsize::new(0),
         };
         let engine = Self {

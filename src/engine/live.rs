@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -64,6 +64,15 @@ fn remove(local: &Local, id: VolumeId) -> Option<Rc<LiveVolume>> {
     registry.volumes.borrow_mut().remove(&id)
 }
 
+/// What changes with a running volume's members.
+#[derive(Clone, Debug)]
+pub(super) struct Books {
+    /// How it was made, and what was last applied to it.
+    pub(super) applied: AppliedVolume,
+    /// Its replicas in files.
+    pub(super) files: Vec<(PoolName, ReplicaId)>,
+}
+
 /// A running volume, as the control thread holds it.
 pub(super) struct Live {
     pub(super) id: VolumeId,
@@ -71,9 +80,7 @@ pub(super) struct Live {
     pub(super) counters: Arc<Counters>,
     /// What the nexus last said of itself.
     pub(super) status: watch::Receiver<NexusStatus>,
-    pub(super) applied: AppliedVolume,
-    /// Its replicas in files, and how long those must be at least.
-    pub(super) files: Vec<(PoolName, ReplicaId)>,
+    books: Mutex<Books>,
     /// Whether every replica is in memory: then it is parked when its table goes, because there is no file to move.
     pub(super) is_memory_only: bool,
     pub(super) export: tokio::sync::Mutex<Option<LiveExport>>,
@@ -84,6 +91,35 @@ pub(super) struct Live {
 }
 
 impl Live {
+    pub(super) fn new(
+        id: VolumeId,
+        (reactor, counters): (ReactorHandle, Arc<Counters>),
+        status: watch::Receiver<NexusStatus>,
+        books: Books,
+        is_memory_only: bool,
+    ) -> Self {
+        Self {
+            id,
+            reactor,
+            counters,
+            status,
+            books: Mutex::new(books),
+            is_memory_only,
+            export: tokio::sync::Mutex::default(),
+            reconnects: AtomicU64::new(0),
+            export_seen: Mutex::default(),
+        }
+    }
+
+    pub(super) fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How it was made, and what was last applied to it.
+    pub(super) fn applied(&self) -> AppliedVolume {
+        self.books().applied.clone()
+    }
+
     /// Whether it was stopped, or is being stopped: it does not serve again.
     pub(super) fn has_stopped(&self) -> bool {
         self.status.borrow().health == Health::Stopped

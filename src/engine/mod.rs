@@ -19,6 +19,7 @@ mod create;
 mod exports;
 mod gather;
 mod live;
+mod membership;
 mod observe;
 mod pools;
 mod quarantine;

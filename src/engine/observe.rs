@@ -11,6 +11,7 @@ use crate::io::clock::wall;
 use crate::model::observed::{
     AppliedVolume, Observed, ObservedPool, ObservedQuarantine, ObservedVolume, Problem,
 };
+use crate::model::policy::VolumePolicy;
 use crate::model::spec::BlockSize;
 use crate::model::status::ReplicaStatus;
 use crate::model::{PoolName, ReplicaId, VolumeId, VolumeName};
@@ -72,7 +73,7 @@ impl Engine {
         let record = self.shared.store.volume(live.id).unwrap_or_default();
         let applied = AppliedVolume {
             removal: Self::removal_policy(&record),
-            ..live.applied.clone()
+            ..live.applied()
         };
         ObservedVolume {
             ids: BTreeSet::from([live.id]),
@@ -203,6 +204,7 @@ impl Engine {
             } else {
                 Default::default()
             },
+            policy: VolumePolicy::default(),
         }
     }
 
@@ -227,9 +229,9 @@ impl Engine {
                 removed_at_unix_seconds: seconds(volume.removed_at),
                 applied: AppliedVolume {
                     removal: Self::removal_policy(&record),
-                    ..volume.live.applied.clone()
+                    ..volume.live.applied()
                 },
-                allocated: volume.live.applied.size,
+                allocated: volume.live.applied().size,
             });
         }
         entries.sort_by(|a, b| a.id.cmp(&b.id));

@@ -142,7 +142,7 @@ impl Engine {
         let user = self
             .volumes()
             .iter()
-            .find(|(_, live)| live.applied.replicas.contains(name))
+            .find(|(_, live)| live.books().applied.replicas.contains(name))
             .map(|(volume, _)| volume.clone());
         if let Some(volume) = user {
             return Err(EngineError::in_use(format!(

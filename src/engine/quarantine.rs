@@ -132,7 +132,7 @@ impl Engine {
             }
             parked.live.stop().await?;
             self.parked().remove(&parked.live.id);
-            for pool in &parked.live.applied.replicas {
+            for pool in &parked.live.applied().replicas {
                 self.release_memory(pool, parked.live.id).await?;
             }
             self.touch();

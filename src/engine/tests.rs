@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::live;
 use super::*;
 use crate::model::observed::{Observed, RemovalPolicy};
+use crate::model::policy::VolumePolicy;
 use crate::model::spec::{BlockSize, ExportSpec, OnRemove, PoolBacking, PoolSpec, VolumeSpec};
 use crate::model::status::ReplicaState;
 use crate::model::{PoolName, VolumeName};
@@ -78,6 +79,8 @@ fn spec(pools: &[&str]) -> VolumeSpec {
         on_remove: OnRemove::Retain,
         quarantine_for: Duration::from_secs(60),
         renamed_from: None,
+        policy: VolumePolicy::default(),
+        force_start: None,
     }
 }
 

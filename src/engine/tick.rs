@@ -77,8 +77,9 @@ impl Engine {
     fn files_in(&self, pool: &PoolName) -> Vec<(Arc<Live>, ReplicaId)> {
         let volumes = self.volumes();
         let files = volumes.values().flat_map(|live| {
-            let here = live.files.iter().filter(|(p, _)| p == pool);
-            here.map(|(_, replica)| (Arc::clone(live), *replica))
+            let files = live.books().files.clone();
+            let here = files.into_iter().filter(|(p, _)| p == pool);
+            here.map(|(_, replica)| (Arc::clone(live), replica))
         });
         files.collect()
     }

@@ -5,6 +5,7 @@
 
 pub mod id;
 pub mod observed;
+pub mod policy;
 pub mod spec;
 pub mod status;
 pub mod time;

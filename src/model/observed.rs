@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::policy::VolumePolicy;
 use super::spec::{BlockSize, ExportSpec, OnRemove, PoolSpec};
 use super::status::ReplicaStatus;
 use super::{PoolId, PoolName, VolumeId, VolumeName};
@@ -93,6 +94,8 @@ pub struct AppliedVolume {
     pub members: usize,
     /// What was last applied about its removal; the default (retain) when nothing was.
     pub removal: RemovalPolicy,
+    /// How it is looked after; the default while it does not run.
+    pub policy: VolumePolicy,
 }
 
 /// What becomes of a volume's data once its table is gone.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::policy::{ForceStart, NodePolicy, VolumePolicy};
 use super::{NodeName, PoolName, VolumeName};
 use crate::units::Bytes;
 
@@ -20,6 +21,8 @@ pub struct DesiredState {
     pub volumes: BTreeMap<VolumeName, VolumeSpec>,
     /// Limits on what one change of the files may do.
     pub safety: Safety,
+    /// How this node looks after its volumes.
+    pub policy: NodePolicy,
 }
 
 /// A node that the files declare.
@@ -72,6 +75,10 @@ pub struct VolumeSpec {
     pub quarantine_for: Duration,
     /// The name whose data this volume takes over.
     pub renamed_from: Option<VolumeName>,
+    /// How it is looked after; may change while it runs.
+    pub policy: VolumePolicy,
+    /// Which replica to start from when nothing proves which is the newest (spec A5).
+    pub force_start: Option<ForceStart>,
 }
 
 /// The logical block sizes that volund serves.

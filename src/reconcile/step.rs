@@ -126,7 +126,7 @@ pub enum VolumeAction {
     /// Assemble it from its replicas, or make them.
     Ensure {
         /// As it is to be; local pools only.
-        spec: VolumeSpec,
+        spec: Box<VolumeSpec>,
         /// Whether replicas are made.
         creates: bool,
     },

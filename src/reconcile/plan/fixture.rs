@@ -9,6 +9,7 @@ use crate::model::observed::Observed;
 use crate::model::observed::{
     AppliedVolume, ObservedExport, ObservedPool, ObservedQuarantine, ObservedVolume, RemovalPolicy,
 };
+use crate::model::policy::{NodePolicy, VolumePolicy};
 use crate::model::spec::{BlockSize, PoolBacking, Safety, VolumeSpec};
 use crate::model::spec::{DesiredState, ExportSpec, OnRemove, PoolSpec};
 use crate::model::{PoolName, VolumeName};
@@ -52,6 +53,8 @@ pub(in crate::reconcile) fn spec(pools: &[&str]) -> VolumeSpec {
         on_remove: OnRemove::Retain,
         quarantine_for: Duration::from_secs(7 * 24 * 3600),
         renamed_from: None,
+        policy: VolumePolicy::default(),
+        force_start: None,
     }
 }
 
@@ -63,6 +66,7 @@ pub(in crate::reconcile) fn applied(pools: &[&str]) -> AppliedVolume {
         replicas: pools.iter().map(|pool| pool_name(pool)).collect(),
         members: pools.len(),
         removal: RemovalPolicy::default(),
+        policy: VolumePolicy::default(),
     }
 }
 
@@ -120,6 +124,7 @@ impl Case {
             pools: BTreeMap::new(),
             volumes: BTreeMap::new(),
             safety: Safety::default(),
+            policy: NodePolicy::default(),
         };
         let mut observed = Observed::default();
         for name in ["a", "b"] {

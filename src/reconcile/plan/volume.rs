@@ -157,7 +157,7 @@ impl Planner<'_> {
         let policy = policy(wanted);
         if renaming || !volume.serving {
             plan.push(VolumeAction::Ensure {
-                spec,
+                spec: Box::new(spec),
                 creates: false,
             });
         } else if volume.applied.removal != policy {
@@ -197,7 +197,7 @@ impl Planner<'_> {
         let mut spec = wanted.clone();
         spec.replicas.retain(|pool| local.contains(pool));
         plan.push(VolumeAction::Ensure {
-            spec,
+            spec: Box::new(spec),
             creates: !restored,
         });
         if wanted.export != ExportSpec::None {

@@ -124,6 +124,7 @@ fn volume(spec: &VolumeSpec) -> ObservedVolume {
             replicas: spec.replicas.iter().cloned().collect(),
             members: spec.replicas.len(),
             removal: RemovalPolicy::default(),
+            policy: spec.policy.clone(),
         },
         serving: true,
         problem: None,
