@@ -145,4 +145,24 @@ impl SlotPair {
         entered.leave();
         written.map(|()| seq)
     }
+
+    /// Zeroes both slots, the older one first: a crash in between leaves the record as it was, never an older one.
+    /// Durable on return. From then on the pair takes no record: [`SlotPair::replace`] answers [`IoError::Stopped`].
+    ///
+    /// # Errors
+    /// As [`SlotPair::replace`].
+    pub async fn wipe<D: BlockDevice>(
+        &self,
+        disk: &D,
+        buffers: &BufferPool,
+    ) -> Result<(), IoError> {
+        // Not left again: that shuts the gate.
+        let _entered = self.gate.enter().await?;
+        let current = self.current.get();
+        for slot in [1 - current, current] {
+            let zeroes = buffers.zeroed(SLOT_SIZE);
+            disk.write(self.offsets[slot], &zeroes, true).await?;
+        }
+        Ok(())
+    }
 }

@@ -50,6 +50,11 @@ impl Identity {
         self.page(index, 1, Box::new([0xff; PAGE_BITS_LEN]))
     }
 
+    /// A page of this bitmap with no bit set.
+    pub(super) fn empty_page(self, index: usize) -> Page {
+        self.page(index, 1, Box::new([0; PAGE_BITS_LEN]))
+    }
+
     fn page(self, index: usize, seq: u64, bits: Box<Bits>) -> Page {
         Page {
             index: u16::try_from(index).expect("a bitmap has 33 pages"),

@@ -11,6 +11,7 @@
 pub mod replica;
 
 pub mod bitmap;
+mod format;
 pub mod label;
 pub mod layout;
 pub mod page;

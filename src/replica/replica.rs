@@ -7,18 +7,16 @@ use std::rc::Rc;
 
 use super::bitmap::{Bitmap, BitmapKind, Identity};
 use super::label::{Access, Label, LabelError};
-use super::layout::{
-    DATA_OFFSET, DATA_OFFSET_UNIT, INTENT_OFFSET, LABEL_OFFSETS, MISSED_OFFSET, PAGE_SIZE, PAGES,
-};
+use super::layout::{DATA_OFFSET, LABEL_OFFSETS};
 use crate::io::slots::{self, Newest, Slot, SlotPair};
 use crate::io::{Alignment, BlockDevice, BufferPool, IoBuffer, IoError, ZeroOptions};
 
 /// One open copy of a volume. Belongs to one reactor; the disk below must be locked (spec A1) and used by nobody else.
 pub struct Replica<D> {
-    disk: D,
-    buffers: BufferPool,
+    pub(super) disk: D,
+    pub(super) buffers: BufferPool,
     label: RefCell<Rc<Label>>,
-    slots: SlotPair,
+    pub(super) slots: SlotPair,
     intent: Bitmap,
     missed: Bitmap,
     access: Access,
@@ -116,36 +114,6 @@ impl<D: BlockDevice> Replica<D> {
             label: RefCell::new(Rc::new(label)),
             disk,
         })
-    }
-
-    /// Makes a replica of a blank file: writes the whole first MiB (bitmaps all ones) and flushes it, then the label
-    /// (spec L6). Durable on return. A crash before that leaves a file without a label.
-    ///
-    /// # Errors
-    /// `EEXIST` when there is an intact label already; `EINVAL` when the label makes no sense or does not fit the disk;
-    /// else what the disk says.
-    pub async fn format(disk: D, buffers: &BufferPool, label: Label) -> Result<Self, IoError> {
-        let fits = label.file_len() <= disk.size() && label.lb_size >= disk.alignment().offset;
-        if label.check().is_err() || label.access() != Access::ReadWrite || !fits {
-            return Err(IoError::EINVAL);
-        }
-        let slots = SlotPair::read(&disk, buffers, LABEL_OFFSETS).await?;
-        let is_free = |slot: &Slot| Label::decode(slot).is_err_and(|error| !error.is_intact());
-        if !slots.iter().all(is_free) {
-            return Err(IoError::Os(libc::EEXIST));
-        }
-        disk.write(0, &first_mib(&label, buffers), false).await?;
-        disk.flush().await?;
-        let slots = SlotPair::new(LABEL_OFFSETS, 1, 0);
-        slots
-            .replace(&disk, buffers, |slot| label.fill(slot))
-            .await?;
-        Self::open(disk, buffers)
-            .await
-            .map_err(|error| match error {
-                OpenError::Io(error) => error,
-                _ => IoError::EIO,
-            })
     }
 
     /// The label as it is on disk.
@@ -349,7 +317,7 @@ impl<D: BlockDevice> Replica<D> {
         }
     }
 
-    fn writable(&self) -> Result<(), IoError> {
+    pub(super) fn writable(&self) -> Result<(), IoError> {
         match self.access {
             Access::ReadWrite => Ok(()),
             Access::ReadOnly => Err(IoError::EROFS),
@@ -407,29 +375,12 @@ pub fn newest_label(slots: &[Slot; 2]) -> Result<(usize, Label), OpenError> {
     }
 }
 
-fn identity(label: &Label, kind: BitmapKind) -> Identity {
+pub(super) fn identity(label: &Label, kind: BitmapKind) -> Identity {
     Identity {
         volume: label.volume,
         kind,
         region_shift: label.region_shift,
     }
-}
-
-/// The first MiB of a new replica: no label, both bitmaps all ones.
-fn first_mib(label: &Label, buffers: &BufferPool) -> IoBuffer {
-    let len = usize::try_from(DATA_OFFSET_UNIT).expect("1 MiB fits a usize");
-    let buffer = buffers.zeroed(len);
-    for (kind, offset) in [
-        (BitmapKind::Intent, INTENT_OFFSET),
-        (BitmapKind::Missed, MISSED_OFFSET),
-    ] {
-        let offset = usize::try_from(offset).expect("the bitmaps are in the first MiB");
-        for index in 0..PAGES {
-            let page = identity(label, kind).full_page(index);
-            buffer.write_at(offset + index * PAGE_SIZE, &page.encode());
-        }
-    }
-    buffer
 }
 
 #[cfg(test)]

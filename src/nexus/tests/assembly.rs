@@ -256,6 +256,7 @@ fn clean_is_taken_off_before_the_first_write() {
         assert!(nexus.stop().await);
         let nexus = rig.assemble(&node, &rig.all()).await.unwrap();
         assert_eq!(nexus.status().unresolved_bytes, 0);
+        nexus.write(0, &filled(4096, 1), false).await.unwrap();
         drop(nexus);
         node.kill();
         let node = rig.sim.node();
