@@ -1,23 +1,25 @@
 //! Starting a volume from the replicas that are here (spec section 6).
 
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::assembly::force;
 use super::assembly::{AssemblyError, Blocked, Plan, plan};
-use super::child::Child;
+use super::child::{Child, Identity};
 use super::env::{Candidate, NexusEnv, NexusSpec, Parts, Presence};
 use super::fan_out::{Failure, Operation};
-use super::fault::{own_label, record_of};
 use super::mutant::Mutant;
 use super::nexus::{Inner, Nexus};
 use super::slots::SlotSet;
 use super::state::{ChildEvent, ChildState, FaultReason};
 use super::status::ChildStatus;
+use super::table::{has_outsiders, own_label, record_of, sets};
 use super::witness::{Witness, WitnessError, WitnessPosition, WitnessRecord};
 use crate::io::{BlockDevice, Clock};
 use crate::model::status::ReplicaState;
-use crate::model::{PoolId, PoolName, ReplicaId};
-use crate::replica::{Access, BitmapKind, Label, MemberState, OpenError, Replica};
+use crate::model::{GenerationId, PoolId, PoolName, ReplicaId};
+use crate::replica::{Access, Ancestors, BitmapKind, Label, MemberState, OpenError, Replica};
 
 /// Pause before the witness is tried again.
 const COMMIT_RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -62,17 +64,22 @@ impl<E: NexusEnv> Nexus<E> {
             opened.push(open(&parts, &spec, candidate).await);
         }
         refuse_twins(&mut opened);
-        let (plan, labels) = decide(&parts, witness.as_ref(), &opened)?;
+        let (plan, labels) = decide(&parts, &spec, witness.as_ref(), &opened)?;
         let leader = &labels[plan.leader];
-        let active: Vec<ReplicaId> = plan.active.iter().map(|i| labels[*i].replica).collect();
         let table = opening_table(&parts, &spec, (leader, &labels), witness.as_ref());
+        let table = if plan.forced {
+            new_lineage(table)
+        } else {
+            table
+        };
         let committed = witness.clone().unwrap_or_else(|| record_of(leader));
-        let children = children(leader, &active, opened);
+        let children = children(&table, (&plan, &labels), opened);
         let inner = Rc::new(Inner::build(parts, spec, children, table, committed));
         if !plan.clean {
             inner.load_unresolved();
         }
         let keep_clean = leader.flags.clean && inner.parts.breaks(Mutant::CleanKept);
+        let keep_clean = keep_clean && !plan.forced;
         let expected = witness.as_ref().map(WitnessRecord::position);
         inner.take_over(expected, keep_clean).await?;
         inner.ensure_resolving();
@@ -159,6 +166,7 @@ fn refuse_twins<D>(opened: &mut [Opened<D>]) {
 /// A4 to A7, with the names of what is missing.
 fn decide<E: NexusEnv>(
     parts: &Parts<E>,
+    spec: &NexusSpec,
     witness: Option<&WitnessRecord>,
     opened: &[Opened<E::Disk>],
 ) -> Result<(Plan, Vec<Rc<Label>>), AssemblyError> {
@@ -171,13 +179,14 @@ fn decide<E: NexusEnv>(
         .collect();
     let all: Vec<&Label> = labels.iter().map(Rc::as_ref).collect();
     let planted = Mutant::ALL.into_iter().find(|m| parts.breaks(*m));
-    match plan(witness, &all, planted) {
-        Ok(plan) => Ok((plan, labels)),
-        Err(mut blocked) => {
-            name_missing(&mut blocked, witness, opened);
-            Err(AssemblyError::Blocked(blocked))
+    let plan = plan(witness, &all, planted).or_else(|mut blocked| {
+        name_missing(&mut blocked, witness, opened);
+        match spec.force_start {
+            Some(wanted) => force(wanted, &all, blocked),
+            None => Err(blocked),
         }
-    }
+    });
+    Ok((plan.map_err(AssemblyError::Blocked)?, labels))
 }
 
 /// Says which replicas are not here, where they should be, and which of them the witness calls in sync.
@@ -231,15 +240,38 @@ fn opening_table<E: NexusEnv>(
     table
 }
 
+/// The table of a forced start: nobody else's history leads to it, so that everybody else is rebuilt in full (A5).
+fn new_lineage(mut table: Label) -> Label {
+    table.ancestors = Ancestors::default();
+    table.missed_base_gen = table.generation + 1;
+    let own = table.replica;
+    for member in &mut table.members {
+        if member.replica == own {
+            member.state = MemberState::InSync;
+        } else if member.state != MemberState::Removed {
+            member.state = MemberState::Stale;
+            member.since_gen = table.generation + 1;
+            member.insync_id = GenerationId::from_uuid(uuid::Uuid::nil());
+        }
+    }
+    table
+}
+
 /// One child per slot of L's table; what has no slot is only reported.
 fn children<D: BlockDevice>(
-    leader: &Label,
-    active: &[ReplicaId],
+    table: &Label,
+    (plan, labels): (&Plan, &[Rc<Label>]),
     mut opened: Vec<Opened<D>>,
 ) -> (Vec<Child<D>>, Vec<ChildStatus>) {
+    let is_among = |chosen: &[usize], replica: ReplicaId| {
+        chosen.iter().any(|index| labels[*index].replica == replica)
+    };
     let mut children = Vec::new();
-    for member in &leader.members {
-        let serves = active.contains(&member.replica);
+    for member in &table.members {
+        if member.state == MemberState::Removed {
+            children.push(Child::vacant());
+            continue;
+        }
         // A refused copy of the member's file must not stand in for the member.
         let its = |opened: &Opened<D>| opened.replica_id == Some(member.replica);
         let is_usable = |opened: &Opened<D>| matches!(opened.found, Found::Replica(_));
@@ -247,7 +279,7 @@ fn children<D: BlockDevice>(
         let place = place.or_else(|| opened.iter().position(its));
         let candidate = place.map(|place| opened.remove(place));
         let since = match member.state {
-            MemberState::InSync => leader.generation + 1,
+            MemberState::InSync => table.generation + 1,
             _ => member.since_gen,
         };
         let is_here = candidate
@@ -259,21 +291,27 @@ fn children<D: BlockDevice>(
             FaultReason::Absent
         };
         let state = match member.state {
-            _ if serves => ChildState::InSync,
+            _ if is_among(&plan.active, member.replica) => ChildState::InSync,
+            _ if is_among(&plan.rebuilding, member.replica) => ChildState::Rebuilding,
             MemberState::Blank => ChildState::Blank,
             _ => ChildState::Stale { since, reason },
         };
-        let mut child = Child::new(member.replica, state, None);
-        child.volatile = member.volatile;
+        let mut identity = Identity {
+            replica: member.replica,
+            pool: None,
+            volatile: member.volatile,
+            note: None,
+        };
+        let mut found = None;
         if let Some(candidate) = candidate {
-            child.pool = Some(candidate.pool);
-            child.volatile |= candidate.volatile;
+            identity.pool = Some(candidate.pool);
+            identity.volatile |= candidate.volatile;
             match candidate.found {
-                Found::Replica(replica) => child.set_replica(replica),
-                Found::Blank(note) | Found::Out(note) => child.note = Some(note),
+                Found::Replica(replica) => found = Some(replica),
+                Found::Blank(note) | Found::Out(note) => identity.note = Some(note),
             }
         }
-        children.push(child);
+        children.push(Child::new(identity, state, found));
     }
     (children, opened.into_iter().map(spare).collect())
 }
@@ -296,6 +334,9 @@ fn spare<D>(opened: Opened<D>) -> ChildStatus {
         replica: opened.replica_id,
         state,
         reason: Some(reason),
+        is_member: false,
+        wants_attach: false,
+        wants_rebuild: false,
     }
 }
 
@@ -312,37 +353,42 @@ impl<E: NexusEnv> Inner<E> {
             };
             let shift = replica.region_shift();
             for run in replica.set_regions(BitmapKind::Intent) {
-                let end = (run.end << shift).min(self.geometry.size);
+                let end = (run.end << shift).min(self.size.get());
                 unresolved.insert(run.start << shift..end);
             }
         }
     }
 
-    /// A8: the new generation into the labels of A', then the commit. A member that fails is left out (F5).
+    /// A8: the new generation into the labels of A' and of those that are being rebuilt, then the commit. A member that
+    /// fails is left out (F5).
     async fn take_over(
         self: &Rc<Self>,
         expected: Option<WitnessPosition>,
         keep_clean: bool,
     ) -> Result<(), AssemblyError> {
+        let brought = self.committed_writers.get();
         let mut failed = SlotSet::EMPTY;
         loop {
-            let active = self.active.get() - failed;
-            if active.is_empty() {
+            if self.active.get().is_within(failed) {
                 return Err(AssemblyError::Failed(self.failures(failed)));
             }
-            let in_sync = self.in_sync_in_table();
-            let mut table = self.next_table(in_sync - active);
+            let leaving = self.members() - (brought - failed);
+            let mut table = self.next_table(leaving, &|_| {});
             table.flags.clean = keep_clean;
             self.table.replace(table.clone());
-            let merge = !in_sync.is_within(active);
-            let operation = |slot| (slot, self.open_label(slot, table.clone(), merge));
-            let operations = active.iter().map(operation).collect();
-            let outcome = self.fan_out(operations).await;
-            for (slot, failure) in outcome.failures(active) {
+            let (readers, writers) = sets(&table);
+            let merge = has_outsiders(&table);
+            let intent = self.intent_of(readers);
+            let operation = |slot| {
+                let label = table.clone();
+                (slot, self.open_label(slot, label, merge, intent.clone()))
+            };
+            let outcome = self.fan_out(writers.iter().map(operation).collect()).await;
+            for (slot, failure) in outcome.failures(writers) {
                 self.children[slot].apply(ChildEvent::Failed(failure.reason()));
                 failed.insert(slot);
             }
-            if outcome.done == active {
+            if outcome.done == writers {
                 let record = record_of(&table);
                 let timeout = self.spec.borrow().policy.timeouts.commit;
                 let commit = self.parts.commit_within(timeout, expected, &record);
@@ -351,50 +397,57 @@ impl<E: NexusEnv> Inner<E> {
                     error => AssemblyError::Witness(error),
                 })?;
                 self.committed.replace(record);
-                self.active.set(active);
-                break;
+                self.adopt(&table, failed, (readers, writers));
+                return Ok(());
             }
         }
-        for slot in failed.iter() {
-            let child = &self.children[slot];
-            let since = self.committed.borrow().generation;
-            let busy = child.is_busy();
-            child.apply(ChildEvent::Committed { since, busy });
-        }
-        if self.active.get().len() == 1 {
-            self.unresolved.borrow_mut().clear();
-        }
-        Ok(())
+    }
+
+    /// The regions that may differ between these members (spec A7).
+    fn intent_of(&self, members: SlotSet) -> Vec<Range<u64>> {
+        let replicas = members
+            .iter()
+            .filter_map(|slot| self.children[slot].replica().ok());
+        let runs = replicas.flat_map(|replica| replica.set_regions(BitmapKind::Intent));
+        runs.collect()
     }
 
     fn failures(&self, failed: SlotSet) -> String {
         let reason = |slot: usize| {
             let child = &self.children[slot];
             let reason = child.state().reason().map(|reason| reason.to_string());
-            format!("{}: {}", child.replica_id, reason.unwrap_or_default())
+            let own = child.replica_id().map(|id| id.to_string());
+            let own = own.unwrap_or_default();
+            format!("{own}: {}", reason.unwrap_or_default())
         };
         failed.iter().map(reason).collect::<Vec<_>>().join("; ")
     }
 
-    /// The members that the newest attempted table calls in sync.
-    fn in_sync_in_table(&self) -> SlotSet {
-        let table = self.table.borrow();
-        let in_sync = |slot: &usize| table.members[*slot].state == MemberState::InSync;
-        (0..table.members.len()).filter(in_sync).collect()
-    }
-
-    /// Opens one member for writing: damaged bitmap pages, `missed` when somebody was left behind, the label.
-    fn open_label(self: &Rc<Self>, slot: usize, table: Label, merge: bool) -> Operation {
+    /// Opens one member for writing: damaged bitmap pages, `missed` when somebody was left behind, the label. One that is
+    /// being rebuilt adds to its list what the last owner may have left unfinished anywhere (`intent`).
+    fn open_label(
+        self: &Rc<Self>,
+        slot: usize,
+        table: Label,
+        merge: bool,
+        intent: Vec<Range<u64>>,
+    ) -> Operation {
         let inner = Rc::clone(self);
         Box::pin(async move {
-            let replica = inner.children[slot].replica().map_err(Failure::Label)?;
+            let child = &inner.children[slot];
+            let replica = child.replica().map_err(Failure::Label)?;
             // The label and the bits that were read may be in the disk's cache only, left by a daemon that was killed.
             // Before the other label slot is overwritten (L1), or a bit is relied on (W4), they must be durable.
             replica.flush().await.map_err(Failure::Label)?;
             replica.rewrite_bad_pages().await.map_err(Failure::Label)?;
-            if merge {
+            let is_target = child.state() == ChildState::Rebuilding;
+            if merge || is_target {
                 let merged = replica.merge_intent_into_missed().await;
                 merged.map_err(Failure::Label)?;
+            }
+            for regions in intent.into_iter().filter(|_| is_target) {
+                let listed = replica.set_durable(BitmapKind::Missed, regions).await;
+                listed.map_err(Failure::Label)?;
             }
             let label = own_label(&replica.label(), table);
             replica.write_label(&label).await.map_err(Failure::Label)

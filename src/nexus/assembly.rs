@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::env::ForceStart;
 use super::mutant::Mutant;
 use super::witness::{WitnessError, WitnessRecord};
 use crate::model::ReplicaId;
@@ -14,8 +15,12 @@ pub(super) struct Plan {
     pub(super) leader: usize,
     /// Indices of the labels of A', the members that may serve.
     pub(super) active: Vec<usize>,
+    /// Indices of the labels of members that were being rebuilt and have had every write since that began.
+    pub(super) rebuilding: Vec<usize>,
     /// Whether every member of A' was stopped cleanly at L's generation (spec A7).
     pub(super) clean: bool,
+    /// An operator's decision, not the labels, makes this one the newest (spec A5).
+    pub(super) forced: bool,
 }
 
 /// Why a volume can't be assembled now: each reason names what is missing. Nothing was written.
@@ -72,21 +77,26 @@ pub(super) fn plan(
     if witness.is_none() && !ignored {
         check_lineage(newest, labels)?;
     }
-    let serves = |label: &Label| {
+    let state = |label: &Label| {
         let listed = newest.members.iter().find(|m| m.replica == label.replica);
-        let in_sync = listed.is_some_and(|m| {
-            m.state == MemberState::InSync || mutant == Some(Mutant::StaleAdmitted)
-        });
-        // Stricter than A6: a commit is durable on each of its members, so a member without the committed generation
-        // was rolled back behind our back.
-        in_sync
-            && newest.descends_from(label.generation_id)
-            && admissible(label)
-            && label.data_len == newest.data_len
+        listed.map(|member| member.state)
     };
-    let active: Vec<usize> = (0..labels.len())
-        .filter(|index| serves(labels[*index]))
-        .collect();
+    // Stricter than A6: a commit is durable on each of its members, so a member without the committed generation was
+    // rolled back behind our back. One that has a smaller size lacks the label of a growth that was cut short only.
+    let belongs = |label: &Label| {
+        newest.descends_from(label.generation_id)
+            && admissible(label)
+            && label.data_len <= newest.data_len
+    };
+    let in_state = |wanted: &dyn Fn(MemberState) -> bool| -> Vec<usize> {
+        let chosen = |label: &Label| state(label).is_some_and(wanted) && belongs(label);
+        (0..labels.len())
+            .filter(|index| chosen(labels[*index]))
+            .collect()
+    };
+    let planted = mutant == Some(Mutant::StaleAdmitted);
+    let active = in_state(&|state| state == MemberState::InSync || planted);
+    let rebuilding = in_state(&|state| state == MemberState::Rebuilding && !planted);
     if active.is_empty() {
         let reason = "no in-sync replica is here".to_owned();
         return Err(Blocked {
@@ -101,8 +111,43 @@ pub(super) fn plan(
     Ok(Plan {
         leader,
         active,
+        rebuilding,
         clean,
+        forced: false,
     })
+}
+
+/// A5: what an operator decided, if the label is still the one that they saw.
+///
+/// # Errors
+/// [`Blocked`] with one more reason: the replica is not here, or has moved on.
+pub(super) fn force(
+    force: ForceStart,
+    labels: &[&Label],
+    mut blocked: Blocked,
+) -> Result<Plan, Blocked> {
+    let found = labels.iter().position(|label| label.replica == force.from);
+    let why = match found.map(|leader| (leader, labels[leader].generation)) {
+        Some((leader, generation)) if generation == force.at_generation => {
+            return Ok(Plan {
+                leader,
+                active: vec![leader],
+                rebuilding: Vec::new(),
+                clean: false,
+                forced: true,
+            });
+        }
+        Some((_, generation)) => format!(
+            "force_start names generation {} but replica {} has generation {generation}: look again at what it has",
+            force.at_generation, force.from
+        ),
+        None => format!(
+            "force_start names replica {}, which is not here",
+            force.from
+        ),
+    };
+    blocked.reasons.push(why);
+    Err(blocked)
 }
 
 fn not_newest(witness: Option<&WitnessRecord>, labels: &[&Label]) -> Blocked {

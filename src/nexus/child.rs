@@ -10,20 +10,26 @@ use crate::io::{BlockDevice, IoError};
 use crate::model::{PoolName, ReplicaId};
 use crate::replica::Replica;
 
-/// One slot of the membership table.
+/// One slot of the membership table. A vacant one has a state and nothing else.
 pub(super) struct Child<D> {
-    pub(super) replica_id: ReplicaId,
+    identity: RefCell<Option<Identity>>,
+    /// What its flushes prove.
+    pub(super) durability: Durability,
+    state: Cell<ChildState>,
+    replica: RefCell<Option<Rc<Replica<D>>>>,
+    inflight: Cell<u32>,
+}
+
+/// Who is in a slot.
+#[derive(Clone, Debug)]
+pub(super) struct Identity {
+    pub(super) replica: ReplicaId,
     /// The pool it is in, if a candidate told.
     pub(super) pool: Option<PoolName>,
     /// Lost on stop; never counts as the last copy.
     pub(super) volatile: bool,
     /// More about the state than its reason says, for people.
     pub(super) note: Option<String>,
-    /// What its flushes prove.
-    pub(super) durability: Durability,
-    state: Cell<ChildState>,
-    replica: RefCell<Option<Rc<Replica<D>>>>,
-    inflight: Cell<u32>,
 }
 
 /// Counts one operation on a child as under way until dropped.
@@ -33,21 +39,66 @@ pub(super) struct Hold<'a, D: BlockDevice> {
 }
 
 impl<D: BlockDevice> Child<D> {
+    /// A slot that nobody is in.
+    pub(super) fn vacant() -> Self {
+        Self {
+            identity: RefCell::new(None),
+            state: Cell::new(ChildState::Vacant),
+            replica: RefCell::new(None),
+            inflight: Cell::new(0),
+            durability: Durability::default(),
+        }
+    }
+
+    /// A slot with a member in it, at creation and at assembly.
     pub(super) fn new(
-        replica_id: ReplicaId,
+        identity: Identity,
         state: ChildState,
         replica: Option<Rc<Replica<D>>>,
     ) -> Self {
         Self {
-            replica_id,
-            pool: None,
-            volatile: false,
-            note: None,
+            identity: RefCell::new(Some(identity)),
             state: Cell::new(state),
             replica: RefCell::new(replica),
-            inflight: Cell::new(0),
-            durability: Durability::default(),
+            ..Self::vacant()
         }
+    }
+
+    /// Puts a new member into a vacant slot: [`ChildState::Blank`] from then on.
+    pub(super) fn occupy(&self, identity: Identity, replica: Rc<Replica<D>>) {
+        self.apply(ChildEvent::Occupied);
+        self.identity.replace(Some(identity));
+        self.enter(replica);
+    }
+
+    /// Empties a slot whose member is out of the table and has nothing under way.
+    pub(super) fn vacate(&self) {
+        self.apply(ChildEvent::Vacated);
+        self.identity.replace(None);
+        self.release();
+    }
+
+    /// Whether a member is in the slot.
+    pub(super) fn is_member(&self) -> bool {
+        self.state.get() != ChildState::Vacant
+    }
+
+    /// Who is in the slot.
+    pub(super) fn identity(&self) -> Option<Identity> {
+        self.identity.borrow().clone()
+    }
+
+    /// The replica's id; none for a vacant slot.
+    pub(super) fn replica_id(&self) -> Option<ReplicaId> {
+        self.identity.borrow().as_ref().map(|own| own.replica)
+    }
+
+    /// Whether its contents are lost on stop.
+    pub(super) fn is_volatile(&self) -> bool {
+        self.identity
+            .borrow()
+            .as_ref()
+            .is_some_and(|own| own.volatile)
     }
 
     pub(super) fn state(&self) -> ChildState {
@@ -86,8 +137,16 @@ impl<D: BlockDevice> Child<D> {
         self.replica.borrow().clone().ok_or(IoError::Stopped)
     }
 
-    /// Puts the replica in, at assembly.
-    pub(super) fn set_replica(&self, replica: Rc<Replica<D>>) {
+    /// Takes a freshly opened replica; what an earlier session of it promised is forgotten (spec E6).
+    pub(super) fn enter(&self, replica: Rc<Replica<D>>) {
+        assert!(
+            !self.is_busy(),
+            "F1: nothing is opened again before its last operation has ended"
+        );
+        self.durability.reset();
+        if let Some(own) = self.identity.borrow_mut().as_mut() {
+            own.note = None;
+        }
         self.replica.replace(Some(replica));
     }
 
@@ -117,6 +176,8 @@ impl<D: BlockDevice> Drop for Hold<'_, D> {
         self.child.inflight.set(left);
         if left == 0 && matches!(self.child.state(), ChildState::Draining { .. }) {
             self.child.apply(ChildEvent::Drained);
+            // To come back it is opened and locked anew (spec A1, E6).
+            self.child.release();
             self.signal.notify();
         }
     }

@@ -3,14 +3,14 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use super::child::Child;
+use super::child::{Child, Identity};
 use super::chunk_set::ChunkSet;
 use super::env::{Candidate, NexusEnv, NexusSpec, Parts, Presence};
-use super::fault::record_of;
-use super::nexus::{Geometry, Inner, Mode, Nexus};
+use super::nexus::{Inner, Mode, Nexus};
 use super::slots::{SLOTS_MAX, SlotSet};
 use super::state::ChildState;
 use super::status::ChildStatus;
+use super::table::record_of;
 use super::witness::{WitnessError, WitnessRecord};
 use crate::io::{Alignment, BlockDevice, Clock, IoError};
 use crate::model::{PoolId, PoolName, ReplicaId};
@@ -108,10 +108,14 @@ impl<E: NexusEnv> Nexus<E> {
                     pool: pool.clone(),
                     source,
                 })?;
-            let mut child = Child::new(ready.replica, ChildState::InSync, Some(Rc::new(replica)));
-            child.pool = Some(pool);
-            child.volatile = ready.volatile;
-            children.push(child);
+            let identity = Identity {
+                replica: ready.replica,
+                pool: Some(pool),
+                volatile: ready.volatile,
+                note: None,
+            };
+            let replica = Some(Rc::new(replica));
+            children.push(Child::new(identity, ChildState::InSync, replica));
         }
         let record = record_of(&table);
         parts
@@ -201,28 +205,46 @@ fn first_table<E: NexusEnv>(parts: &Parts<E>, spec: &NexusSpec, ready: &[Ready<E
 
 impl<E: NexusEnv> Inner<E> {
     /// A nexus whose committed table is `committed`; `table` is the same as a label. The active set is the children
-    /// that are in sync.
+    /// that are in sync, the write set those and the ones that are being rebuilt.
     pub(super) fn build(
         parts: Parts<E>,
         spec: NexusSpec,
-        (children, spares): (Vec<Child<E::Disk>>, Vec<ChildStatus>),
+        (mut children, spares): (Vec<Child<E::Disk>>, Vec<ChildStatus>),
         table: Label,
         committed: WitnessRecord,
     ) -> Self {
-        let in_sync = |slot: &usize| children[*slot].state() == ChildState::InSync;
-        let active: SlotSet = (0..children.len()).filter(in_sync).collect();
-        let geometry = geometry(&children, &table);
+        let slots = |wanted: &dyn Fn(ChildState) -> bool| -> SlotSet {
+            let chosen = |slot: &usize| wanted(children[*slot].state());
+            (0..children.len()).filter(chosen).collect()
+        };
+        let active = slots(&|state| state == ChildState::InSync);
+        let writers = slots(&ChildState::is_written);
+        let single = slots(&|state| state != ChildState::Vacant).len() == 1;
+        let here = children.iter().filter_map(|child| child.replica().ok());
+        let memory = here.map(|replica| replica.alignment().memory).max();
+        children.resize_with(SLOTS_MAX, Child::vacant);
+        let children = children.into_boxed_slice().try_into();
         Self {
             parts,
             spec: RefCell::new(spec),
-            children,
-            spares,
-            geometry,
+            children: children
+                .ok()
+                .expect("a membership table has at most 16 members"),
+            spares: RefCell::new(spares),
+            size: Cell::new(table.data_len),
+            alignment: Alignment {
+                offset: table.lb_size,
+                // Mirrored volumes copy into memory of their own.
+                memory: if single { memory.unwrap_or(1) } else { 1 },
+            },
+            single: Cell::new(single),
+            paused: Cell::new(false),
+            unresolved: RefCell::new(ChunkSet::new(table.data_len)),
             table: RefCell::new(table),
             committed: RefCell::new(committed),
             active: Cell::new(active),
+            committed_writers: Cell::new(writers),
             locks: super::range_lock::RangeLock::default(),
-            unresolved: RefCell::new(ChunkSet::new(geometry.size)),
             mode: Cell::new(Mode::Serving),
             lost_unflushed: Cell::new(false),
             running: Cell::new(0),
@@ -232,20 +254,5 @@ impl<E: NexusEnv> Inner<E> {
             version: Cell::new(1),
             signal: super::signal::Signal::default(),
         }
-    }
-}
-
-fn geometry<D: BlockDevice>(children: &[Child<D>], table: &Label) -> Geometry {
-    let is_single = children.len() == 1;
-    let here = children.iter().filter_map(|child| child.replica().ok());
-    let memory = here.map(|replica| replica.alignment().memory).max();
-    Geometry {
-        size: table.data_len,
-        alignment: Alignment {
-            offset: table.lb_size,
-            // Mirrored volumes copy into memory of their own.
-            memory: if is_single { memory.unwrap_or(1) } else { 1 },
-        },
-        is_single,
     }
 }

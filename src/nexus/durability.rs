@@ -111,6 +111,11 @@ impl Durability {
         }
     }
 
+    /// A new session of the device: it knows nothing of the old one's failures. Nothing is under way.
+    pub(super) fn reset(&self) {
+        self.change(|state| *state = State::default());
+    }
+
     /// The frontends have re-attached: what was lost is lost.
     pub(super) fn forgive(&self) {
         self.change(|state| state.failed = None);

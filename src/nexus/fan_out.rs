@@ -45,7 +45,7 @@ impl Outcome {
 }
 
 impl<E: NexusEnv> Inner<E> {
-    /// Runs the operations until each child that is still usable has answered. What is under way on a child that was
+    /// Runs the operations until each child that still gets writes has answered. What is under way on a child that was
     /// faulted meanwhile can't be recalled and goes on in the background (spec F1).
     pub(super) async fn fan_out(
         self: &Rc<Self>,
@@ -65,8 +65,8 @@ impl<E: NexusEnv> Inner<E> {
                 }
                 Poll::Pending => true,
             });
-            let usable = self.usable();
-            if operations.iter().any(|(slot, _)| usable.contains(*slot)) {
+            let involved = self.writers();
+            if operations.iter().any(|(slot, _)| involved.contains(*slot)) {
                 listener.register(context);
                 return Poll::Pending;
             }
@@ -75,7 +75,7 @@ impl<E: NexusEnv> Inner<E> {
         .await;
         for (_, operation) in operations {
             self.parts.spawn.spawn(async move {
-                // Its child is out of the active set: the answer changes nothing.
+                // Its child is out of the write set: the answer changes nothing.
                 let _ = operation.await;
             });
         }

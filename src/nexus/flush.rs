@@ -11,17 +11,17 @@ use super::write::Verdict;
 use crate::io::IoError;
 
 impl<E: NexusEnv> Inner<E> {
-    /// Spec W10: OK only when every member of the committed active set has flushed.
+    /// Spec W10: OK only when every member of the committed write set has flushed.
     pub(super) async fn flush(self: Rc<Self>) -> Result<(), IoError> {
         self.check_writable()?;
         if self.parts.breaks(Mutant::FlushNoop) {
             return Ok(());
         }
         let operation = |slot| (slot, self.flush_child(slot));
-        let operations = self.usable().iter().map(operation).collect();
+        let operations = self.writers().iter().map(operation).collect();
         let outcome = self.fan_out(operations).await;
         // Even when all fail: each of them may have lost something else.
-        for (slot, failure) in outcome.failures(self.usable()) {
+        for (slot, failure) in outcome.failures(self.writers()) {
             if let Verdict::Child(reason) = Verdict::of(failure) {
                 self.fault(slot, reason);
             }

@@ -22,6 +22,7 @@ mod write;
 mod fault;
 mod resolve;
 mod stop;
+mod table;
 
 mod assemble;
 mod assembly;

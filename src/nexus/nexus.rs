@@ -13,7 +13,7 @@ use super::chunk_set::ChunkSet;
 use super::env::{NexusEnv, NexusSpec, Parts, Policy};
 use super::range_lock::RangeLock;
 use super::signal::Signal;
-use super::slots::SlotSet;
+use super::slots::{SLOTS_MAX, SlotSet};
 use super::state::{ChildEvent, ChildState, FaultReason};
 use super::status::{ChildStatus, NexusStatus};
 use super::witness::WitnessRecord;
@@ -32,17 +32,26 @@ pub struct Nexus<E: NexusEnv> {
 pub(super) struct Inner<E: NexusEnv> {
     pub(super) parts: Parts<E>,
     pub(super) spec: RefCell<NexusSpec>,
-    /// One per slot of the table.
-    pub(super) children: Vec<Child<E::Disk>>,
+    /// All 16 slots of the table, vacant ones included.
+    pub(super) children: Box<[Child<E::Disk>; SLOTS_MAX]>,
     /// Candidates that are not in the table.
-    pub(super) spares: Vec<ChildStatus>,
-    pub(super) geometry: Geometry,
+    pub(super) spares: RefCell<Vec<ChildStatus>>,
+    /// Size in bytes.
+    pub(super) size: Cell<u64>,
+    pub(super) alignment: Alignment,
+    /// No locks, no copies, no bitmaps: only while the committed table has exactly one member (spec R8).
+    pub(super) single: Cell<bool>,
+    /// New requests wait, because the way they are served is about to change (spec B0).
+    pub(super) paused: Cell<bool>,
     /// The newest table that was built, committed or only attempted, as the label that carries it.
     pub(super) table: RefCell<Label>,
     /// The committed table: what the witness holds.
     pub(super) committed: RefCell<WitnessRecord>,
     /// The active set of the committed table.
     pub(super) active: Cell<SlotSet>,
+    /// W of the committed table: the active set and the members that are being rebuilt. All of them have every
+    /// acknowledged write.
+    pub(super) committed_writers: Cell<SlotSet>,
     pub(super) locks: RangeLock,
     /// U of the specification.
     pub(super) unresolved: RefCell<ChunkSet>,
@@ -61,15 +70,6 @@ pub(super) struct Inner<E: NexusEnv> {
     pub(super) signal: Signal,
 }
 
-/// What does not change while a volume is assembled.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Geometry {
-    pub(super) size: u64,
-    pub(super) alignment: Alignment,
-    /// The committed table has exactly one member: no locks, no copies, no bitmaps (spec R8).
-    pub(super) is_single: bool,
-}
-
 /// What the nexus does with requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
@@ -81,6 +81,18 @@ pub(super) enum Mode {
     Stopped,
     /// Serves none: another owner has the volume (spec E4). Final.
     LostOwnership,
+}
+
+/// New requests wait until this is dropped.
+pub(super) struct Paused<E: NexusEnv> {
+    inner: Rc<Inner<E>>,
+}
+
+impl<E: NexusEnv> Drop for Paused<E> {
+    fn drop(&mut self) {
+        self.inner.paused.set(false);
+        self.inner.signal.notify();
+    }
 }
 
 /// Counts a request as running until dropped.
@@ -144,8 +156,7 @@ impl<E: NexusEnv> Nexus<E> {
         answered.await.unwrap_or(Err(IoError::Stopped))
     }
 
-    async fn store(&self, work: Work) -> Result<(), IoError> {
-        let running = self.inner.admit()?;
+    async fn store(&self, work: Work, running: Running<E>) -> Result<(), IoError> {
         let inner = Rc::clone(&self.inner);
         // In the queue before the task starts: requests for one place are served in the order of submission, also
         // when the submitter of the earlier one gives up (spec W3, W11).
@@ -160,14 +171,30 @@ impl<E: NexusEnv> Nexus<E> {
 }
 
 impl<E: NexusEnv> Inner<E> {
-    /// Takes a request in.
-    fn admit(self: &Rc<Self>) -> Result<Running<E>, IoError> {
-        match self.mode.get() {
-            Mode::Serving => {}
-            Mode::Stopping | Mode::Stopped => return Err(IoError::Stopped),
-            Mode::LostOwnership => return Err(IoError::EIO),
+    /// Takes a request in. Waits only while the nexus is paused.
+    async fn admit(self: &Rc<Self>) -> Result<Running<E>, IoError> {
+        loop {
+            match self.mode.get() {
+                Mode::Serving => {}
+                Mode::Stopping | Mode::Stopped => return Err(IoError::Stopped),
+                Mode::LostOwnership => return Err(IoError::EIO),
+            }
+            if !self.paused.get() {
+                return Ok(self.enter());
+            }
+            let go_on = || !self.paused.get() || self.mode.get() != Mode::Serving;
+            self.signal.until(go_on).await;
         }
-        Ok(self.enter())
+    }
+
+    /// Holds new requests and waits for those under way. The holder of the table lock may call it.
+    pub(super) async fn pause(self: &Rc<Self>) -> Paused<E> {
+        assert!(!self.paused.replace(true), "B0: one pause at a time");
+        let paused = Paused {
+            inner: Rc::clone(self),
+        };
+        self.signal.until(|| self.running.get() == 0).await;
+        paused
     }
 
     /// Counts a request, or work on behalf of one, as running.
@@ -180,9 +207,9 @@ impl<E: NexusEnv> Inner<E> {
     /// Spec W1: rejects before any side effect.
     fn check(&self, offset: u64, len: u64) -> Result<Range<u64>, IoError> {
         let end = offset.checked_add(len).ok_or(IoError::EINVAL)?;
-        let grid = u64::from(self.geometry.alignment.offset);
+        let grid = u64::from(self.alignment.offset);
         let on_grid = offset.is_multiple_of(grid) && len.is_multiple_of(grid);
-        if len == 0 || end > self.geometry.size || !on_grid {
+        if len == 0 || end > self.size.get() || !on_grid {
             return Err(IoError::EINVAL);
         }
         Ok(offset..end)
@@ -205,16 +232,32 @@ impl<E: NexusEnv> Inner<E> {
         active.iter().filter(usable).collect()
     }
 
-    /// Whether every member of the table is in sync, as far as memory knows.
-    pub(super) fn is_complete(&self) -> bool {
-        self.children
-            .iter()
-            .all(|child| matches!(child.state(), ChildState::InSync | ChildState::Failing(_)))
+    /// W: the members that writes go to: the usable ones and those that are being rebuilt.
+    pub(super) fn writers(&self) -> SlotSet {
+        let rebuilding = |slot: &usize| self.children[*slot].state() == ChildState::Rebuilding;
+        self.usable() | (0..SLOTS_MAX).filter(rebuilding).collect()
     }
 
-    /// The only child of a single-member table.
-    pub(super) fn sole(&self) -> &Child<E::Disk> {
-        &self.children[0]
+    /// Slots with a member in them.
+    pub(super) fn members(&self) -> SlotSet {
+        let is_member = |slot: &usize| self.children[*slot].is_member();
+        (0..SLOTS_MAX).filter(is_member).collect()
+    }
+
+    /// Whether every member of the table gets every write: nobody misses anything (spec W4).
+    pub(super) fn is_complete(&self) -> bool {
+        self.members() == self.writers() & self.committed_writers.get()
+    }
+
+    /// Whether every member of the table is in sync, as far as memory knows.
+    pub(super) fn is_healthy(&self) -> bool {
+        self.members() == self.usable()
+    }
+
+    /// The only member of a single-member table.
+    pub(super) fn sole(&self) -> usize {
+        let slot = self.active.get().iter().next();
+        slot.expect("G7: the active set is never empty")
     }
 
     /// Notes that an operation on a child succeeded. A file that was truncated stays so until it is opened again.
@@ -251,7 +294,7 @@ impl<E: NexusEnv> Drop for Running<E> {
     fn drop(&mut self) {
         let left = self.inner.running.get() - 1;
         self.inner.running.set(left);
-        if left == 0 && self.inner.mode.get() != Mode::Serving {
+        if left == 0 && (self.inner.mode.get() != Mode::Serving || self.inner.paused.get()) {
             self.inner.signal.notify();
         }
     }
@@ -259,17 +302,17 @@ impl<E: NexusEnv> Drop for Running<E> {
 
 impl<E: NexusEnv> BlockDevice for Nexus<E> {
     fn size(&self) -> u64 {
-        self.inner.geometry.size
+        self.inner.size.get()
     }
 
     fn alignment(&self) -> Alignment {
-        self.inner.geometry.alignment
+        self.inner.alignment
     }
 
     async fn read(&self, offset: u64, buf: &IoBuffer) -> Result<(), IoError> {
         let range = self.inner.check(offset, buf.len() as u64)?;
-        let _running = self.inner.admit()?;
-        if self.inner.geometry.is_single {
+        let _running = self.inner.admit().await?;
+        if self.inner.single.get() {
             return self.inner.read_single(offset, buf).await;
         }
         self.inner.read_mirrored(range, buf).await
@@ -282,11 +325,17 @@ impl<E: NexusEnv> BlockDevice for Nexus<E> {
             data: buf.clone(),
             fua,
         };
-        if self.inner.geometry.is_single {
-            let _running = self.inner.admit()?;
+        // Before anything is waited for: the client may change its memory any time (spec W2).
+        let work = if self.inner.single.get() && !self.inner.paused.get() {
+            work
+        } else {
+            self.inner.with_private_payload(work)
+        };
+        let running = self.inner.admit().await?;
+        if self.inner.single.get() {
             return self.inner.store_single(&work).await;
         }
-        self.store(self.inner.with_private_payload(work)).await
+        self.store(work, running).await
     }
 
     async fn write_zeroes(
@@ -301,15 +350,15 @@ impl<E: NexusEnv> BlockDevice for Nexus<E> {
             len,
             options,
         };
-        if self.inner.geometry.is_single {
-            let _running = self.inner.admit()?;
+        let running = self.inner.admit().await?;
+        if self.inner.single.get() {
             return self.inner.store_single(&work).await;
         }
-        self.store(work).await
+        self.store(work, running).await
     }
 
     async fn flush(&self) -> Result<(), IoError> {
-        let running = self.inner.admit()?;
+        let running = self.inner.admit().await?;
         let inner = Rc::clone(&self.inner);
         // A task even on the fast path: a flush that fails unseen would let the next one lie.
         self.run(async move {

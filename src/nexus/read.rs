@@ -21,13 +21,14 @@ const STICKY_SHIFT: u32 = 20;
 impl<E: NexusEnv> Inner<E> {
     /// A read while the committed table has exactly one member: straight from it (spec R8).
     pub(super) async fn read_single(&self, offset: u64, buffer: &IoBuffer) -> Result<(), IoError> {
-        let child = self.sole();
+        let slot = self.sole();
+        let child = &self.children[slot];
         let replica = child.replica()?;
         let _hold = child.hold(&self.signal);
         let result = self.retrying(|| replica.read(offset, buffer)).await;
         match result {
             Ok(()) => {
-                self.succeeded_reading(0);
+                self.succeeded_reading(slot);
                 Ok(())
             }
             Err(error) => Err(self.judge_single(Failure::Read(error))),
@@ -135,7 +136,7 @@ impl<E: NexusEnv> Inner<E> {
     /// Spec R1: a member of the committed active set; healthy before failing, then the least busy one, then sticky by
     /// place so that sequential reads stay together.
     fn choose(&self, offset: u64, tried: SlotSet) -> Option<usize> {
-        let count = self.children.len() as u64;
+        let count = self.members().len() as u64;
         let rank = |slot: &usize| {
             let child = &self.children[*slot];
             let failing = matches!(child.state(), ChildState::Failing(_));

@@ -54,7 +54,7 @@ impl<E: NexusEnv> Inner<E> {
     async fn resolve_all(self: Rc<Self>) {
         let mut from = 0;
         while self.mode.get() == Mode::Serving {
-            let rest = from..self.geometry.size;
+            let rest = from..self.size.get();
             let next = self.unresolved.borrow().first_in(&rest);
             let Some(chunk) = next else {
                 if self.unresolved.borrow().is_empty() {
@@ -86,7 +86,7 @@ impl<E: NexusEnv> Inner<E> {
         let len = usize::try_from(chunk.end - chunk.start).expect("a chunk is 64 KiB");
         let (source, data) = self.read_any(chunk.start, len).await?;
         let note_missed = !self.is_complete();
-        let others = (self.usable() - source).iter();
+        let others = (self.writers() - source).iter();
         let operation = |slot| {
             (
                 slot,
@@ -96,7 +96,7 @@ impl<E: NexusEnv> Inner<E> {
         let mut outcome = self.fan_out(others.map(operation).collect()).await;
         outcome.done = outcome.done | source;
         self.settle(&outcome)?;
-        if !self.active.get().is_within(outcome.done) {
+        if !self.committed_writers.get().is_within(outcome.done) {
             self.note_missed(outcome.done, chunk.clone()).await;
         }
         self.acknowledge(outcome.done).await?;
@@ -125,7 +125,7 @@ impl<E: NexusEnv> Inner<E> {
                 .retrying(|| replica.read(start, &found))
                 .await
                 .map_err(Failure::Read)?;
-            let block = inner.geometry.alignment.offset as usize;
+            let block = inner.alignment.offset as usize;
             let differing = differing_runs(&data, &found, block);
             if differing.is_empty() {
                 return Ok(());

@@ -13,11 +13,13 @@
 //!          |                                                            v
 //!          +-- Committed, none under way ----------------------------> Stale
 //!
-//!        Blank                                      (no data; waits for a rebuild)
+//!        Vacant -- Occupied --> Blank               (no data; waits for a rebuild)
+//!        Stale, Blank -- Joined --> Rebuilding -- Synced --> InSync
+//!        Rebuilding -- Failed --> Faulted           (as above)
+//!        Stale, Blank -- Vacated --> Vacant         (the table has no such member any more)
 //! ```
 //!
-//! Only `InSync` and `Failing` children are read and written. A child that was out of the committed active set at
-//! assembly starts as `Stale` or `Blank` and stays so.
+//! `InSync` and `Failing` children are read and written; `Rebuilding` ones are only written.
 
 use std::fmt;
 
@@ -48,6 +50,10 @@ pub enum ChildState {
     },
     /// Has no data yet.
     Blank,
+    /// Being copied to: gets every write, is never read for a client (spec B1).
+    Rebuilding,
+    /// Nobody is in this slot.
+    Vacant,
 }
 
 /// What happens to a child.
@@ -68,6 +74,14 @@ pub enum ChildEvent {
     },
     /// The last operation under way ended.
     Drained,
+    /// A rebuild begins: writes are forwarded from now on (spec B2).
+    Joined,
+    /// The generation with it in the active set was committed (spec B7).
+    Synced,
+    /// A new member was put into the slot.
+    Occupied,
+    /// Its member left the table for good.
+    Vacated,
 }
 
 /// Why a child is not in sync.
@@ -91,6 +105,8 @@ pub enum FaultReason {
     Absent,
     /// It missed writes before the volume was assembled.
     Behind,
+    /// It was taken out of the configuration.
+    Removed,
 }
 
 impl fmt::Display for FaultReason {
@@ -104,6 +120,7 @@ impl fmt::Display for FaultReason {
             Self::Truncated => f.write_str("Truncated: its file is shorter than its label says"),
             Self::TimedOut(error) => write!(f, "TimedOut: it kept answering \"{error}\""),
             Self::Absent => f.write_str("Absent: it was not there when the volume was assembled"),
+            Self::Removed => f.write_str("Removed: the configuration no longer has it"),
             Self::Behind => f.write_str("Behind: it missed writes before the volume was assembled"),
         }
     }
@@ -120,12 +137,23 @@ pub struct Illegal {
 }
 
 impl ChildState {
-    /// Whether requests go to the child.
+    /// Whether writes go to the child.
+    #[must_use]
+    pub const fn is_written(self) -> bool {
+        self.is_usable() || matches!(self, Self::Rebuilding)
+    }
+
+    /// Whether reads and writes go to the child.
     #[must_use]
     pub const fn is_usable(self) -> bool {
         match self {
             Self::InSync | Self::Failing(_) => true,
-            Self::Faulted(_) | Self::Draining { .. } | Self::Stale { .. } | Self::Blank => false,
+            Self::Faulted(_)
+            | Self::Draining { .. }
+            | Self::Stale { .. }
+            | Self::Blank
+            | Self::Rebuilding
+            | Self::Vacant => false,
         }
     }
 
@@ -133,7 +161,7 @@ impl ChildState {
     #[must_use]
     pub const fn reason(self) -> Option<FaultReason> {
         match self {
-            Self::InSync | Self::Blank => None,
+            Self::InSync | Self::Blank | Self::Rebuilding | Self::Vacant => None,
             Self::Failing(reason)
             | Self::Faulted(reason)
             | Self::Draining { reason, .. }
@@ -151,8 +179,9 @@ pub const fn next(state: ChildState, event: ChildEvent) -> Result<ChildState, Il
     use ChildState as S;
     match (state, event) {
         (S::InSync, E::Succeeded) | (S::Failing(_), E::Succeeded) => Ok(S::InSync),
-        (S::InSync | S::Failing(_), E::Failed(reason)) => Ok(S::Faulted(reason)),
+        (S::InSync | S::Failing(_) | S::Rebuilding, E::Failed(reason)) => Ok(S::Faulted(reason)),
         (S::InSync | S::Failing(_), E::FailedAsLast(reason)) => Ok(S::Failing(reason)),
+        (S::Rebuilding, E::Succeeded) => Ok(S::Rebuilding),
 
         // Late answers of operations that could not be recalled: the first reason stands.
         (
@@ -168,13 +197,12 @@ pub const fn next(state: ChildState, event: ChildEvent) -> Result<ChildState, Il
         // Drained before the commit: the commit will find nothing under way.
         (S::Faulted(_), E::Drained) => Ok(state),
 
-        (S::InSync | S::Failing(_), E::Committed { .. } | E::Drained)
-        | (S::Draining { .. } | S::Stale { .. }, E::Committed { .. })
-        | (S::Stale { .. }, E::Drained)
-        | (
-            S::Blank,
-            E::Failed(_) | E::FailedAsLast(_) | E::Succeeded | E::Committed { .. } | E::Drained,
-        ) => Err(Illegal { state, event }),
+        (S::Stale { .. } | S::Blank, E::Joined) => Ok(S::Rebuilding),
+        (S::Rebuilding, E::Synced) => Ok(S::InSync),
+        (S::Stale { .. } | S::Blank, E::Vacated) => Ok(S::Vacant),
+        (S::Vacant, E::Occupied) => Ok(S::Blank),
+
+        _ => Err(Illegal { state, event }),
     }
 }
 
@@ -185,7 +213,7 @@ mod tests {
     const OLD: FaultReason = FaultReason::NoSpace;
     const NEW: FaultReason = FaultReason::Truncated;
 
-    fn states() -> [ChildState; 6] {
+    fn states() -> [ChildState; 8] {
         let (since, reason) = (7, OLD);
         [
             ChildState::InSync,
@@ -194,10 +222,12 @@ mod tests {
             ChildState::Draining { since, reason },
             ChildState::Stale { since, reason },
             ChildState::Blank,
+            ChildState::Rebuilding,
+            ChildState::Vacant,
         ]
     }
 
-    fn events() -> [ChildEvent; 6] {
+    fn events() -> [ChildEvent; 10] {
         [
             ChildEvent::Failed(NEW),
             ChildEvent::FailedAsLast(NEW),
@@ -211,6 +241,10 @@ mod tests {
                 busy: false,
             },
             ChildEvent::Drained,
+            ChildEvent::Joined,
+            ChildEvent::Synced,
+            ChildEvent::Occupied,
+            ChildEvent::Vacated,
         ]
     }
 
@@ -236,6 +270,8 @@ mod tests {
             ChildState::Draining { .. } => 'd',
             ChildState::Stale { .. } => 's',
             ChildState::Blank => 'b',
+            ChildState::Rebuilding => 'r',
+            ChildState::Vacant => 'v',
         };
         let table: Vec<String> = states()
             .into_iter()
@@ -248,19 +284,31 @@ mod tests {
             .collect();
         assert_eq!(
             table,
-            ["FLi---", "FLi---", "fffdsf", "ddd--s", "sss---", "------"]
+            [
+                "FLi-------",
+                "FLi-------",
+                "fffdsf----",
+                "ddd--s----",
+                "sss---r--v",
+                "------r--v",
+                "F-r----i--",
+                "--------b-",
+            ]
         );
     }
 
-    /// From `InSync`, whatever happens, in every order up to five events.
+    /// From `InSync`, whatever happens but the end of a rebuild, in every order up to five events.
     #[test]
-    fn a_child_that_left_never_comes_back_by_itself() {
+    fn a_child_that_left_comes_back_only_by_a_rebuild() {
         fn explore(state: ChildState, left: bool, depth: u32) {
             assert!(!(left && state.is_usable()), "G6: {state:?}");
             if depth == 0 {
                 return;
             }
             for event in events() {
+                if event == ChildEvent::Synced {
+                    continue;
+                }
                 if let Ok(after) = next(state, event) {
                     explore(after, left || !state.is_usable(), depth - 1);
                 }

@@ -3,7 +3,7 @@
 use super::child::Child;
 use super::env::NexusEnv;
 use super::nexus::{Inner, Mode};
-use super::state::ChildState;
+use super::state::{ChildState, FaultReason};
 use crate::io::BlockDevice;
 use crate::model::status::ReplicaState;
 use crate::model::{PoolName, ReplicaId};
@@ -53,19 +53,26 @@ pub struct ChildStatus {
     pub state: ReplicaState,
     /// Why it is in that state.
     pub reason: Option<String>,
+    /// Whether it is in the table; else it was offered at assembly and is not.
+    pub is_member: bool,
+    /// Whether it is out of sync, and has to be opened and locked again before it can be rebuilt: [`super::Nexus::attach`].
+    pub wants_attach: bool,
+    /// Whether it is here and out of sync.
+    pub wants_rebuild: bool,
 }
 
 impl<E: NexusEnv> Inner<E> {
     pub(super) fn status(&self) -> NexusStatus {
         let committed = self.committed.borrow();
-        let children = self.children.iter().map(child_status);
+        let children = self.children.iter().filter_map(child_status);
+        let spares = self.spares.borrow();
         NexusStatus {
             version: self.version.get(),
             health: self.health(),
             generation: committed.generation,
             epoch: committed.epoch,
-            size_bytes: self.geometry.size,
-            children: children.chain(self.spares.iter().cloned()).collect(),
+            size_bytes: self.size.get(),
+            children: children.chain(spares.iter().cloned()).collect(),
             unresolved_bytes: self.unresolved.borrow().bytes(),
             lost_unflushed: self.lost_unflushed.get(),
         }
@@ -78,29 +85,41 @@ impl<E: NexusEnv> Inner<E> {
             Mode::LostOwnership => Health::Failed,
             Mode::Serving if self.lost_unflushed.get() => Health::Failed,
             Mode::Serving if self.children.iter().any(failing) => Health::Failed,
-            Mode::Serving if self.is_complete() => Health::Online,
+            Mode::Serving if self.is_healthy() => Health::Online,
             Mode::Serving => Health::Degraded,
         }
     }
 }
 
-fn child_status<D: BlockDevice>(child: &Child<D>) -> ChildStatus {
+fn child_status<D: BlockDevice>(child: &Child<D>) -> Option<ChildStatus> {
+    let own = child.identity()?;
+    let here = child.is_here();
     let state = match child.state() {
         ChildState::InSync | ChildState::Failing(_) => ReplicaState::InSync,
-        ChildState::Faulted(_) | ChildState::Draining { .. } => ReplicaState::Stale,
-        ChildState::Stale { .. } if child.is_here() => ReplicaState::Stale,
-        ChildState::Stale { .. } => ReplicaState::Absent,
+        ChildState::Rebuilding => ReplicaState::Rebuilding,
+        ChildState::Stale {
+            reason: FaultReason::Absent,
+            ..
+        } if !here => ReplicaState::Absent,
+        ChildState::Faulted(_) | ChildState::Draining { .. } | ChildState::Stale { .. } => {
+            ReplicaState::Stale
+        }
         ChildState::Blank => ReplicaState::Blank,
+        ChildState::Vacant => return None,
     };
     let reason = child.state().reason().map(|reason| reason.to_string());
-    let reason = match (reason, &child.note) {
+    let reason = match (reason, &own.note) {
         (Some(reason), Some(note)) => Some(format!("{reason}: {note}")),
         (reason, note) => reason.or_else(|| note.clone()),
     };
-    ChildStatus {
-        pool: child.pool.clone(),
-        replica: Some(child.replica_id),
+    let is_out = matches!(child.state(), ChildState::Stale { .. } | ChildState::Blank);
+    Some(ChildStatus {
+        pool: own.pool,
+        replica: Some(own.replica),
         state,
         reason,
-    }
+        is_member: true,
+        wants_attach: is_out && !here,
+        wants_rebuild: here && (is_out || child.state() == ChildState::Rebuilding),
+    })
 }

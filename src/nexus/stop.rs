@@ -23,7 +23,7 @@ impl<E: NexusEnv> Nexus<E> {
         if inner.mode.get() == Mode::Stopping {
             inner.mode.set(Mode::Stopped);
         }
-        for child in &inner.children {
+        for child in inner.children.iter() {
             child.release();
         }
         inner.touch();
@@ -35,27 +35,28 @@ impl<E: NexusEnv> Inner<E> {
     /// Flushes, and writes CLEAN with the generation unchanged if nothing is left to resolve. What CLEAN states is the
     /// labels' alone; the witness's record does not change.
     async fn close(self: &Rc<Self>) -> bool {
-        let in_sync = |slot: usize| self.children[slot].state() == ChildState::InSync;
-        let active = self.active.get();
-        let settled = self.mode.get() == Mode::Stopping
-            && !self.lost_unflushed.get()
-            && active.iter().all(in_sync);
+        if self.mode.get() != Mode::Stopping {
+            return false;
+        }
+        let writers = self.committed_writers.get();
+        let settled = !self.lost_unflushed.get()
+            && self.writers() == writers
+            && self
+                .active
+                .get()
+                .iter()
+                .all(|slot| self.children[slot].state() == ChildState::InSync);
         let operation = |slot: usize| (slot, self.flush_child(slot));
-        let flushed = match self.mode.get() {
-            Mode::Stopping => {
-                let operations = self.usable().iter().map(operation).collect();
-                self.fan_out(operations).await.done
-            }
-            Mode::Serving | Mode::Stopped | Mode::LostOwnership => return false,
-        };
-        if !settled || !active.is_within(flushed) || !self.unresolved.borrow().is_empty() {
+        let operations = self.writers().iter().map(operation).collect();
+        let flushed = self.fan_out(operations).await.done;
+        if !settled || !writers.is_within(flushed) || !self.unresolved.borrow().is_empty() {
             return false;
         }
         let mut table = self.table.borrow().clone();
         table.flags.clean = true;
         self.sign(&mut table);
         let operation = |slot| (slot, self.write_label(slot, table.clone(), false));
-        let operations = active.iter().map(operation).collect();
-        active.is_within(self.fan_out(operations).await.done)
+        let operations = writers.iter().map(operation).collect();
+        writers.is_within(self.fan_out(operations).await.done)
     }
 }

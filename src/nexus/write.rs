@@ -126,13 +126,14 @@ impl<E: NexusEnv> Inner<E> {
     /// A write while the committed table has exactly one member: straight to it (spec R8).
     pub(super) async fn store_single(&self, work: &Work) -> Result<(), IoError> {
         self.check_writable()?;
-        let child = self.sole();
+        let slot = self.sole();
+        let child = &self.children[slot];
         let replica = child.replica()?;
         let _hold = child.hold(&self.signal);
-        let result = self.perform(0, work, &replica).await;
+        let result = self.perform(slot, work, &replica).await;
         match result {
             Ok(()) => {
-                self.succeeded(0);
+                self.succeeded(slot);
                 Ok(())
             }
             Err(error) => Err(self.judge_single(Failure::Data(error))),
@@ -144,7 +145,7 @@ impl<E: NexusEnv> Inner<E> {
     pub(super) fn judge_single(&self, failure: Failure) -> IoError {
         match (Verdict::of(failure), failure) {
             (Verdict::Child(reason), _) => {
-                self.failed_as_last(0, reason);
+                self.failed_as_last(self.sole(), reason);
                 IoError::EIO
             }
             (Verdict::Full, _) => IoError::ENOSPC,
@@ -182,7 +183,9 @@ impl<E: NexusEnv> Inner<E> {
 
     /// Spec W8: after a failed write, members may differ.
     fn mark_unresolved(self: &Rc<Self>, range: Range<u64>) {
-        if self.active.get().len() >= 2 && !self.parts.breaks(Mutant::FailedWriteForgotten) {
+        if self.committed_writers.get().len() >= 2
+            && !self.parts.breaks(Mutant::FailedWriteForgotten)
+        {
             self.unresolved.borrow_mut().insert(range);
             self.ensure_resolving();
         }
@@ -192,11 +195,11 @@ impl<E: NexusEnv> Inner<E> {
         let range = work.range();
         let note_missed = !self.is_complete();
         let operation = |slot| (slot, self.store_on(slot, work.clone(), note_missed));
-        let operations = self.usable().iter().map(operation).collect();
+        let operations = self.writers().iter().map(operation).collect();
         let outcome = self.fan_out(operations).await;
         self.settle(&outcome)?;
         // W7: this write may have been admitted before the fault, after F4 took its snapshot.
-        if !self.active.get().is_within(outcome.done) {
+        if !self.committed_writers.get().is_within(outcome.done) {
             self.note_missed(outcome.done, range).await;
         }
         self.acknowledge(outcome.done).await
@@ -256,7 +259,7 @@ impl<E: NexusEnv> Inner<E> {
             let refused = if self.children[slot].is_truncated() {
                 Some(IoError::Short)
             } else {
-                (!self.usable().contains(slot)).then_some(IoError::Stopped)
+                (!self.writers().contains(slot)).then_some(IoError::Stopped)
             };
             let attempt = refused.is_none().then(&mut attempt);
             async move {
@@ -311,7 +314,7 @@ impl<E: NexusEnv> Inner<E> {
             return Err(if full { IoError::ENOSPC } else { IoError::EIO });
         }
         let mut answer = Ok(());
-        for (slot, failure) in outcome.failures(usable) {
+        for (slot, failure) in outcome.failures(self.writers()) {
             match Verdict::of(failure) {
                 Verdict::Child(reason) => self.fault(slot, reason),
                 Verdict::Full => self.fault(slot, FaultReason::NoSpace),
@@ -337,38 +340,40 @@ impl<E: NexusEnv> Inner<E> {
             });
             (slot, operation)
         };
-        let targets = survivors & self.usable();
+        let targets = survivors & self.writers();
         let outcome = self.fan_out(targets.iter().map(operation).collect()).await;
-        for (slot, failure) in outcome.failures(self.usable()) {
+        for (slot, failure) in outcome.failures(self.writers()) {
             if let Verdict::Child(reason) = Verdict::of(failure) {
                 self.fault(slot, reason);
             }
         }
     }
 
-    /// W6: waits until every member of the *committed* active set is among those that have `done` it. Members that
+    /// W6: waits until every member of the *committed* write set is among those that have `done` it. Members that
     /// are not must first leave by a commit (spec F7).
     ///
     /// # Errors
     /// `EIO` when that can't or does not happen in time; never an acknowledgement.
     pub(super) async fn acknowledge(&self, done: SlotSet) -> Result<(), IoError> {
-        if self.active.get().is_within(done) || self.parts.breaks(Mutant::AckBeforeCommit) {
+        if self.committed_writers.get().is_within(done)
+            || self.parts.breaks(Mutant::AckBeforeCommit)
+        {
             return Ok(());
         }
-        if self.parts.breaks(Mutant::AckAgainstRam) && self.usable().is_within(done) {
+        if self.parts.breaks(Mutant::AckAgainstRam) && self.writers().is_within(done) {
             return Ok(());
         }
         // A member that stays in use although it lacks the write will never leave.
         let hopeless = || {
-            !(self.usable() - done).is_empty()
+            !(self.writers() - done).is_empty()
                 || matches!(self.mode.get(), Mode::LostOwnership | Mode::Stopped)
         };
         let settled = self
             .signal
-            .until(|| self.active.get().is_within(done) || hopeless());
+            .until(|| self.committed_writers.get().is_within(done) || hopeless());
         let timeout = self.spec.borrow().policy.timeouts.commit;
         either(self.parts.clock.sleep(timeout), settled).await;
-        if self.active.get().is_within(done) && self.mode.get() != Mode::LostOwnership {
+        if self.committed_writers.get().is_within(done) && self.mode.get() != Mode::LostOwnership {
             Ok(())
         } else {
             Err(IoError::EIO)
