@@ -9,5 +9,6 @@ pub mod policy;
 pub mod spec;
 pub mod status;
 pub mod time;
+pub mod why;
 
 pub use id::{GenerationId, NodeId, NodeName, PoolId, PoolName, ReplicaId, VolumeId, VolumeName};

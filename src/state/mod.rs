@@ -11,9 +11,11 @@
 //! assembly without a witness demands every member (spec A5). Must never look into a pool. Start with [`dir`].
 
 pub mod dir;
+pub mod records;
 pub mod store;
 pub mod witness;
 
 pub use dir::{StateDir, StateError};
-pub use store::{AppliedConfig, Creation, Store, VolumeRecord};
+pub use records::{AppliedConfig, Creation, History, MemberChange, VolumeRecord};
+pub use store::Store;
 pub use witness::WitnessFile;

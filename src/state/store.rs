@@ -13,11 +13,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::dir::StateError;
-use crate::model::{PoolId, PoolName, ReplicaId, VolumeId, VolumeName};
+use super::records::{AppliedConfig, Creation, History, MemberChange, VolumeRecord};
+use crate::model::{PoolId, PoolName, ReplicaId, VolumeId};
 
 /// How long a change may take.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -27,43 +28,6 @@ const CACHE_BYTES: usize = 1 << 20;
 /// One table: kind and key to a JSON value.
 const RECORDS: TableDefinition<'_, (&str, &str), &str> = TableDefinition::new("records");
 
-/// The configuration that was last applied, whole: what a restart boots from when the files are broken.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AppliedConfig {
-    /// Counts applied configurations since the state folder was made.
-    pub generation: u64,
-    /// SHA-256 over names and contents, hexadecimal.
-    pub hash: String,
-    /// When it was applied, seconds since 1970-01-01 UTC.
-    pub at_unix_seconds: u64,
-    /// The files, as one text that `config` can read back.
-    pub text: String,
-}
-
-/// What is remembered of a volume beside its labels.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VolumeRecord {
-    /// Whether its replicas were made sparse.
-    pub thin: Option<bool>,
-    /// Whether its data may be purged after the quarantine.
-    pub delete_on_remove: bool,
-    /// How long the quarantine is, seconds.
-    pub quarantine_seconds: u64,
-    /// Which local pool holds which replica.
-    pub replicas: BTreeMap<PoolName, ReplicaId>,
-    /// The number of its ublk device, from before it is started until after it is deleted.
-    pub ublk: Option<u32>,
-}
-
-/// A volume's creation under way (spec A0): journalled before the first file, closed by the witness commit.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Creation {
-    /// The name it gets.
-    pub name: VolumeName,
-    /// The replicas it is made of.
-    pub replicas: Vec<(PoolName, ReplicaId)>,
-}
-
 /// What the database holds.
 #[derive(Clone, Debug, Default)]
 struct Contents {
@@ -71,6 +35,8 @@ struct Contents {
     pools: BTreeMap<PoolName, PoolId>,
     volumes: BTreeMap<VolumeId, VolumeRecord>,
     creations: BTreeMap<VolumeId, Creation>,
+    member_changes: BTreeMap<ReplicaId, MemberChange>,
+    histories: BTreeMap<VolumeId, History>,
 }
 
 /// One change: kind, key, and the new JSON value or none to remove it.
@@ -260,6 +226,63 @@ impl Store {
         self.read(|contents| contents.creations.remove(&id));
         Ok(())
     }
+
+    /// Changes of members that were begun and not ended.
+    #[must_use]
+    pub fn member_changes(&self) -> BTreeMap<ReplicaId, MemberChange> {
+        self.read(|contents| contents.member_changes.clone())
+    }
+
+    /// Notes that a replica is becoming a member, or is ceasing to be one.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub async fn begin_member_change(
+        &self,
+        replica: ReplicaId,
+        change: MemberChange,
+    ) -> Result<(), StateError> {
+        self.write("member", replica.to_string(), Some(&change))
+            .await?;
+        self.read(|contents| contents.member_changes.insert(replica, change));
+        Ok(())
+    }
+
+    /// Notes that a change of members has ended, one way or the other.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub async fn end_member_change(&self, replica: ReplicaId) -> Result<(), StateError> {
+        self.write::<MemberChange>("member", replica.to_string(), None)
+            .await?;
+        self.read(|contents| contents.member_changes.remove(&replica));
+        Ok(())
+    }
+
+    /// What happened to a volume.
+    #[must_use]
+    pub fn history(&self, id: VolumeId) -> History {
+        self.read(|contents| contents.histories.get(&id).cloned())
+            .unwrap_or_default()
+    }
+
+    /// Replaces what is remembered to have happened to a volume; none to forget it.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub async fn set_history(
+        &self,
+        id: VolumeId,
+        history: Option<History>,
+    ) -> Result<(), StateError> {
+        self.write("history", id.to_string(), history.as_ref())
+            .await?;
+        self.read(|contents| match history {
+            Some(history) => contents.histories.insert(id, history),
+            None => contents.histories.remove(&id),
+        });
+        Ok(())
+    }
 }
 
 impl fmt::Debug for Store {
@@ -296,6 +319,16 @@ fn read_all(database: &Database) -> Result<Contents, Trouble> {
             "creation" => {
                 contents
                     .creations
+                    .insert(key.parse()?, serde_json::from_str(value)?);
+            }
+            "member" => {
+                contents
+                    .member_changes
+                    .insert(key.parse()?, serde_json::from_str(value)?);
+            }
+            "history" => {
+                contents
+                    .histories
                     .insert(key.parse()?, serde_json::from_str(value)?);
             }
             // Of a later release; kept as it is.
@@ -337,104 +370,4 @@ fn write_all(database: &Database, changes: &[Change]) -> Result<(), Trouble> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn block_on<T>(future: impl Future<Output = T>) -> T {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build()
-            .unwrap()
-            .block_on(future)
-    }
-
-    #[test]
-    fn what_was_written_is_there_after_reopening() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("volund.redb");
-        let (pool, volume) = (PoolId::generate(), VolumeId::generate());
-        let record = VolumeRecord {
-            thin: Some(true),
-            quarantine_seconds: 60,
-            ..Default::default()
-        };
-        let creation = Creation {
-            name: "db".parse().unwrap(),
-            replicas: Vec::new(),
-        };
-        let applied = AppliedConfig {
-            generation: 3,
-            text: "x".into(),
-            ..Default::default()
-        };
-        let store = Store::open(&path).unwrap();
-        block_on(async {
-            store.set_pool("main".parse().unwrap(), pool).await.unwrap();
-            store.set_volume(volume, record.clone()).await.unwrap();
-            store
-                .begin_creation(volume, creation.clone())
-                .await
-                .unwrap();
-            store.set_applied(applied.clone()).await.unwrap();
-        });
-        let reopen = |store: Store| {
-            let thread_ended = store.changes.clone();
-            drop((store, thread_ended));
-            // The thread closes the file when it sees its queue closed; redb refuses a second opener until then.
-            loop {
-                match Store::open(&path) {
-                    Ok(store) => return store,
-                    Err(_) => std::thread::yield_now(),
-                }
-            }
-        };
-        let store = reopen(store);
-        assert_eq!(store.pool(&"main".parse().unwrap()), Some(pool));
-        assert_eq!(store.volume(volume), Some(record));
-        assert_eq!(store.creations().get(&volume), Some(&creation));
-        assert_eq!(store.applied(), Some(applied));
-        block_on(async {
-            store.remove_volume(volume).await.unwrap();
-            store.end_creation(volume).await.unwrap();
-        });
-        let store = reopen(store);
-        assert!(store.volumes().is_empty() && store.creations().is_empty());
-    }
-
-    #[test]
-    fn a_damaged_database_says_what_to_do() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("volund.redb");
-        std::fs::write(&path, vec![0x5a; 10_000]).unwrap();
-        let error = Store::open(&path).unwrap_err().to_string();
-        assert!(error.contains("move it away"), "{error}");
-    }
-
-    #[test]
-    fn a_truncated_or_scribbled_database_never_brings_the_daemon_down() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("volund.redb");
-        let store = Store::open(&path).unwrap();
-        let pool = store.set_pool("main".parse().unwrap(), PoolId::generate());
-        block_on(pool).unwrap();
-        let whole = std::fs::read(&path).unwrap();
-        let check = |name: String, bytes: &[u8]| {
-            let path = folder.path().join(name);
-            std::fs::write(&path, bytes).unwrap();
-            if let Err(error) = Store::open(&path) {
-                let text = path.display().to_string();
-                assert!(error.to_string().contains(&text), "{error}");
-            }
-        };
-        for percent in [1, 10, 50, 99] {
-            let len = whole.len() * percent / 100;
-            check(format!("cut-{percent}"), &whole[..len]);
-            let mut bytes = whole.clone();
-            let end = (len + 4096).min(bytes.len());
-            bytes[len..end].fill(0xa5);
-            check(format!("scribbled-{percent}"), &bytes);
-        }
-        let error = Store::open(folder.path()).unwrap_err();
-        assert!(matches!(error, StateError::Io { .. }), "{error}");
-    }
-}
+mod tests;
