@@ -151,9 +151,9 @@ pub static ALL: &[Explanation] = &[
     code(
         "E0111",
         "a duration is unclear",
-        "Durations are numbers with units: d, h, m, s, also combined. A bare number has no unit.",
+        "Durations are numbers with units: d, h, m, s, ms, also combined. A bare number has no unit.",
         "[volume.db]\nquarantine_for = \"7\"",
-        "Write \"7d\", \"36h\", \"1h 30m\" or \"45s\". A day is 24 hours.",
+        "Write \"7d\", \"36h\", \"1h 30m\", \"45s\" or \"500ms\". A day is 24 hours.",
     ),
     code(
         "E0112",
@@ -275,6 +275,21 @@ pub static ALL: &[Explanation] = &[
          `reserve`; or the reserve leaves nothing.",
         "[pool.ram]\nmemory = \"1GiB\"\n[volume.scratch]\nsize = \"1GiB\"\npool = \"ram\"",
         "Make the pool larger or the volume smaller.",
+    ),
+    code(
+        "E0217",
+        "a scrub can't repair from that pool",
+        "`scrub.repair_from` names the pool whose replica is believed where two replicas differ, so it has to be one of \
+         the pools that the volume has its replicas in.",
+        "[volume.db]\nreplicas = [\"a\", \"b\"]\nscrub = { repair_from = \"c\" }",
+        "Name one of the volume's pools, or drop `repair_from`: differences are then only reported.",
+    ),
+    code(
+        "E0218",
+        "the waits of [retry] contradict each other",
+        "The first wait, `initial_wait`, is longer than the longest one, `max_wait`.",
+        "[retry]\ninitial_wait = \"5m\"\nmax_wait = \"1m\"",
+        "Make `initial_wait` shorter or `max_wait` longer.",
     ),
     code(
         "E0301",

@@ -1,6 +1,8 @@
 //! Every key that the files may have, in one table. The parser ([`super::shape`]), the JSON Schema
 //! ([`super::schema`]) and the reference in `docs/config.md` ([`super::reference`]) are all driven by it.
 
+mod nexus;
+
 use crate::units::{Bytes, GIB, KIB, TIB};
 
 /// The schema version that this release knows.
@@ -43,6 +45,17 @@ impl Object {
     }
 }
 
+/// How a span of time may be written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spelling {
+    /// A word that stands for none at all, read as zero.
+    pub(crate) word: Option<&'static str>,
+    /// The shortest.
+    pub(crate) min_ms: u64,
+    /// The longest.
+    pub(crate) max_seconds: u64,
+}
+
 /// What a key's value may be.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind {
@@ -59,7 +72,11 @@ pub(crate) enum Kind {
     /// An amount of bytes with a binary unit, a multiple of `unit` from `min` to [`SIZE_MAX`].
     Size { min: u64, unit: u64 },
     /// A span of time as text.
-    Duration,
+    Duration(Spelling),
+    /// An amount of bytes per second, at least `min`, or the word `unlimited`.
+    Bandwidth { min: u64 },
+    /// A number with at most two decimals, in hundredths.
+    Factor { min_percent: u32, max_percent: u32 },
     /// `true` or `false`.
     Bool,
     /// An integer in this range.
@@ -151,6 +168,9 @@ pub(crate) static ROOT: &[Key] = &[
     ),
     key("defaults", Kind::Table(DEFAULTS)).meaning("What holds where an object says nothing."),
     key("safety", Kind::Table(SAFETY)).meaning("Limits on what one change of the files may do."),
+    key("retry", Kind::Table(nexus::RETRY)).meaning("When something that failed is tried again."),
+    key("danger_zone", Kind::Table(nexus::DANGER_ZONE))
+        .meaning("What no machine with data worth keeping should switch on."),
 ];
 
 static CLUSTER: &[Key] = &[key("id", Kind::Uuid)
@@ -159,11 +179,14 @@ static CLUSTER: &[Key] = &[key("id", Kind::Uuid)
     .meaning("UUID that keeps the replicas of two clusters apart.")
     .sample("\"0197f0a4-5d3c-7c1e-9b1e-3f2d8a4c6e10\"")];
 
-static NODE: &[Key] = &[key("address", Kind::Address)
-    .default("required with more than one node")
-    .change(LIVE)
-    .meaning("Where its peers reach it.")
-    .sample("\"10.0.0.11:4420\"")];
+static NODE: &[Key] = &[
+    key("address", Kind::Address)
+        .default("required with more than one node")
+        .change(LIVE)
+        .meaning("Where its peers reach it.")
+        .sample("\"10.0.0.11:4420\""),
+    nexus::REBUILD_MAX,
+];
 
 static POOL: &[Key] = &[
     key("path", Kind::Directory)
@@ -213,26 +236,33 @@ const ON_REMOVE: Key = key("on_remove", Kind::WordOf(&["retain", "delete"]))
         "What becomes of the data once the table has gone and the quarantine is over. The value last applied counts.",
     )
     .sample("\"delete\"");
-const QUARANTINE_FOR: Key = key("quarantine_for", Kind::Duration)
-    .default("`\"7d\"`")
-    .change(LIVE)
-    .meaning("How long removed data stays in quarantine before `on_remove = \"delete\"` purges it.")
-    .sample("\"36h\"");
+const QUARANTINE_FOR: Key = key(
+    "quarantine_for",
+    Kind::Duration(Spelling {
+        word: None,
+        min_ms: 1000,
+        max_seconds: 100 * 366 * 86400,
+    }),
+)
+.default("`\"7d\"`")
+.change(LIVE)
+.meaning("How long removed data stays in quarantine before `on_remove = \"delete\"` purges it.")
+.sample("\"36h\"");
 
 static VOLUME: &[Key] = &[
     key("size", Kind::Size { min: SIZE_UNIT, unit: SIZE_UNIT })
         .default("required")
-        .change("refused in this release; shrinking always")
+        .change("growing is live; shrinking is refused")
         .meaning("Size, a multiple of 4KiB.")
         .sample("\"20GiB\""),
     key("pool", Kind::Name(Object::Pool))
         .default("this or `replicas`")
-        .change("refused in this release")
+        .change("live: the new replica is built, then the old one removed")
         .meaning("The pool of its only replica: short for `replicas` with one entry.")
         .sample("\"main\""),
     key("replicas", Kind::Names(Object::Pool))
         .default("this or `pool`")
-        .change("refused in this release")
+        .change("live: new ones are built, then dropped ones removed")
         .meaning("The pools that hold its replicas, one each: 1 to 16, no pool twice.")
         .sample("[\"a\", \"b\"]"),
     key("node", Kind::Name(Object::Node))
@@ -260,6 +290,18 @@ static VOLUME: &[Key] = &[
             "The name whose data this volume takes over. May be dropped once the rename is applied.",
         )
         .sample("\"old-name\""),
+    nexus::IO_TIMEOUT,
+    nexus::DEGRADED_WAIT,
+    nexus::COMMIT_TIMEOUT,
+    nexus::READ_HEDGE,
+    nexus::INTENT_MAX,
+    nexus::REBUILD_BANDWIDTH,
+    key("scrub", Kind::Table(nexus::SCRUB))
+        .meaning("When its replicas are compared, and which one is believed."),
+    key("force_start", Kind::Table(nexus::FORCE_START)).meaning(
+        "Start it from this replica although nothing proves that it is the newest. Every other replica is rebuilt in \
+         full. To be dropped again once it serves.",
+    ),
 ];
 
 static EXPORT: &[Key] = &[
@@ -305,11 +347,28 @@ static UBLK: &[Key] = &[
         .sample("64"),
 ];
 
-static DEFAULTS: &[Key] =
-    &[key("volume", Kind::Table(DEFAULTS_VOLUME))
-        .meaning("What holds where a volume says nothing.")];
+static DEFAULTS: &[Key] = &[
+    key("volume", Kind::Table(DEFAULTS_VOLUME)).meaning("What holds where a volume says nothing."),
+    key("node", Kind::Table(DEFAULTS_NODE)).meaning(
+        "What holds where a node says nothing, and for a single machine, which needs no [node.*].",
+    ),
+];
 
-static DEFAULTS_VOLUME: &[Key] = &[THIN, BLOCK_SIZE, ON_REMOVE, QUARANTINE_FOR];
+static DEFAULTS_NODE: &[Key] = &[nexus::REBUILD_MAX];
+
+static DEFAULTS_VOLUME: &[Key] = &[
+    THIN,
+    BLOCK_SIZE,
+    ON_REMOVE,
+    QUARANTINE_FOR,
+    nexus::IO_TIMEOUT,
+    nexus::DEGRADED_WAIT,
+    nexus::COMMIT_TIMEOUT,
+    nexus::READ_HEDGE,
+    nexus::INTENT_MAX,
+    nexus::REBUILD_BANDWIDTH,
+    key("scrub", Kind::Table(nexus::SCRUB_DEFAULTS)).meaning("When replicas are compared."),
+];
 
 static SAFETY: &[Key] = &[key(
     "max_removals",

@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use super::clash;
 use super::diagnostic::{Diagnostic, Findings, Spot, closest, shown};
 use super::keys::{self, Object};
+use super::policy;
 use super::raw::{RawConfig, RawPool, checked_name};
 use super::shape::{At, Field};
-use crate::model::policy::NodePolicy;
-use crate::model::spec::{DesiredState, NodeSpec, PoolBacking, PoolSpec, Safety};
+use crate::model::spec::{DangerZone, DesiredState, NodeSpec, PoolBacking, PoolSpec, Safety};
 use crate::model::{NodeName, PoolName};
 use crate::units::Bytes;
 
@@ -33,6 +33,7 @@ pub(crate) fn resolve(
     clash::pool_paths(raw, &pools, resolver.findings);
     clash::exports(raw, &volumes, resolver.findings);
     clash::renames(raw, resolver.findings);
+    let policy = policy::node(raw, &resolver.home, resolver.findings);
     let Resolver { home, findings, .. } = resolver;
     if findings.has_errors() {
         return None;
@@ -54,7 +55,10 @@ pub(crate) fn resolve(
                 u32::try_from(max.value).unwrap_or(u32::MAX)
             }),
         },
-        policy: NodePolicy::default(),
+        policy,
+        danger_zone: DangerZone {
+            fault_injection: raw.fault_injection.good().is_some_and(|field| field.value),
+        },
     })
 }
 

@@ -12,6 +12,8 @@ pub mod diagnostic;
 mod keys;
 mod meaning;
 mod merge;
+mod policy;
+mod quantity;
 mod raw;
 pub mod reference;
 pub mod render;

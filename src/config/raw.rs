@@ -21,7 +21,10 @@ pub(crate) struct RawConfig {
     pub(crate) pools: BTreeMap<PoolName, RawPool>,
     pub(crate) volumes: BTreeMap<VolumeName, RawVolume>,
     pub(crate) defaults: RawPolicy,
+    pub(crate) default_rebuild_max: Field<u64>,
     pub(crate) max_removals: Field<u64>,
+    pub(crate) retry: RawRetry,
+    pub(crate) fault_injection: Field<bool>,
 }
 
 /// `[node.*]`
@@ -29,6 +32,16 @@ pub(crate) struct RawConfig {
 pub(crate) struct RawNode {
     pub(crate) at: Spot,
     pub(crate) address: Field<String>,
+    pub(crate) rebuild_max: Field<u64>,
+}
+
+/// `[retry]`
+#[derive(Debug)]
+pub(crate) struct RawRetry {
+    pub(crate) max_attempts: Field<u64>,
+    pub(crate) initial_wait: Field<Duration>,
+    pub(crate) multiplier: Field<u64>,
+    pub(crate) max_wait: Field<Duration>,
 }
 
 /// `[pool.*]`
@@ -52,7 +65,15 @@ pub(crate) struct RawVolume {
     pub(crate) export: Field<RawExport>,
     pub(crate) read_only: Field<bool>,
     pub(crate) renamed_from: Field<String>,
+    pub(crate) force_start: Field<RawForceStart>,
     pub(crate) policy: RawPolicy,
+}
+
+/// `force_start`
+#[derive(Debug)]
+pub(crate) struct RawForceStart {
+    pub(crate) from: Field<Uuid>,
+    pub(crate) at_gen: Field<u64>,
 }
 
 /// What both a volume and `[defaults.volume]` may say.
@@ -62,6 +83,14 @@ pub(crate) struct RawPolicy {
     pub(crate) block_size: Field<u64>,
     pub(crate) on_remove: Field<String>,
     pub(crate) quarantine_for: Field<Duration>,
+    pub(crate) io_timeout: Field<Duration>,
+    pub(crate) degraded_wait: Field<Duration>,
+    pub(crate) commit_timeout: Field<Duration>,
+    pub(crate) read_hedge: Field<Duration>,
+    pub(crate) intent_max: Field<u64>,
+    pub(crate) rebuild_bandwidth: Field<u64>,
+    pub(crate) scrub_every: Field<Duration>,
+    pub(crate) scrub_repair_from: Field<String>,
 }
 
 /// `export`; the word `none` has become a table without keys whose place is the word.
@@ -107,16 +136,11 @@ impl RawConfig {
     /// # Panics
     /// When the key table has a key that nothing here reads.
     pub(crate) fn new(mut whole: Shape) -> Self {
-        let mut section = |name| match whole.take::<Shape>(name) {
-            Field::Good(At { value, .. }) => value,
-            Field::Absent | Field::Bad => Shape::empty(whole.at.clone()),
-        };
+        let mut section = |name| inner(&mut whole, name);
         let (mut cluster, mut defaults, mut safety) =
             (section("cluster"), section("defaults"), section("safety"));
-        let mut policy = match defaults.take::<Shape>("volume") {
-            Field::Good(At { value, .. }) => value,
-            Field::Absent | Field::Bad => Shape::empty(defaults.at.clone()),
-        };
+        let (mut retry, mut danger_zone) = (section("retry"), section("danger_zone"));
+        let (mut policy, mut node) = (inner(&mut defaults, "volume"), inner(&mut defaults, "node"));
         let raw = Self {
             version: whole.take("version"),
             cluster_id: cluster.take("id"),
@@ -124,12 +148,33 @@ impl RawConfig {
             pools: tables(&mut whole, "pool", RawPool::new),
             volumes: tables(&mut whole, "volume", RawVolume::new),
             defaults: RawPolicy::new(&mut policy),
+            default_rebuild_max: node.take("rebuild_max"),
             max_removals: safety.take("max_removals"),
+            retry: RawRetry::new(&mut retry),
+            fault_injection: danger_zone.take("fault_injection"),
         };
-        for shape in [whole, cluster, defaults, safety, policy] {
+        let rest = [
+            whole,
+            cluster,
+            defaults,
+            safety,
+            retry,
+            danger_zone,
+            policy,
+            node,
+        ];
+        for shape in rest {
             assert_all_read(&shape);
         }
         raw
+    }
+}
+
+/// A table inside `shape`, empty when it is not there.
+fn inner(shape: &mut Shape, name: &'static str) -> Shape {
+    match shape.take::<Shape>(name) {
+        Field::Good(At { value, .. }) => value,
+        Field::Absent | Field::Bad => Shape::empty(shape.at.clone()),
     }
 }
 
@@ -162,9 +207,21 @@ impl RawNode {
         let raw = Self {
             at: shape.at.clone(),
             address: shape.take("address"),
+            rebuild_max: shape.take("rebuild_max"),
         };
         assert_all_read(&shape);
         raw
+    }
+}
+
+impl RawRetry {
+    fn new(shape: &mut Shape) -> Self {
+        Self {
+            max_attempts: shape.take("max_attempts"),
+            initial_wait: shape.take("initial_wait"),
+            multiplier: shape.take("multiplier"),
+            max_wait: shape.take("max_wait"),
+        }
     }
 }
 
@@ -193,6 +250,7 @@ impl RawVolume {
             export: shape.take("export").map(RawExport::new),
             read_only: shape.take("read_only"),
             renamed_from: shape.take("renamed_from"),
+            force_start: shape.take("force_start").map(RawForceStart::new),
             policy: RawPolicy::new(&mut shape),
         };
         assert_all_read(&shape);
@@ -202,12 +260,34 @@ impl RawVolume {
 
 impl RawPolicy {
     fn new(shape: &mut Shape) -> Self {
-        Self {
+        let mut scrub = inner(shape, "scrub");
+        let raw = Self {
             thin: shape.take("thin"),
             block_size: shape.take("block_size"),
             on_remove: shape.take("on_remove"),
             quarantine_for: shape.take("quarantine_for"),
-        }
+            io_timeout: shape.take("io_timeout"),
+            degraded_wait: shape.take("degraded_wait"),
+            commit_timeout: shape.take("commit_timeout"),
+            read_hedge: shape.take("read_hedge"),
+            intent_max: shape.take("intent_max"),
+            rebuild_bandwidth: shape.take("rebuild_bandwidth"),
+            scrub_every: scrub.take("every"),
+            scrub_repair_from: scrub.take("repair_from"),
+        };
+        assert_all_read(&scrub);
+        raw
+    }
+}
+
+impl RawForceStart {
+    fn new(mut shape: Shape) -> Self {
+        let raw = Self {
+            from: shape.take("from"),
+            at_gen: shape.take("at_gen"),
+        };
+        assert_all_read(&shape);
+        raw
     }
 }
 

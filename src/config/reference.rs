@@ -37,6 +37,16 @@ pub fn codes() -> String {
     text
 }
 
+/// `1.0`, `2.5`, `1.25`.
+pub(super) fn hundredths(number: u32) -> String {
+    let (whole, part) = (number / 100, number % 100);
+    if part.is_multiple_of(10) {
+        format!("{whole}.{}", part / 10)
+    } else {
+        format!("{whole}.{part:02}")
+    }
+}
+
 fn value(kind: &Kind) -> String {
     match kind {
         Kind::Version => format!("`{}`", keys::VERSION),
@@ -45,7 +55,19 @@ fn value(kind: &Kind) -> String {
         Kind::Directory | Kind::Socket => "absolute path".to_owned(),
         Kind::Size { min, unit } if *min > 0 => format!("size, a multiple of {}", Bytes(*unit)),
         Kind::Size { .. } => "size".to_owned(),
-        Kind::Duration => "duration".to_owned(),
+        Kind::Duration(spelling) => match spelling.word {
+            Some(word) => format!("duration or `\"{word}\"`"),
+            None => "duration".to_owned(),
+        },
+        Kind::Bandwidth { .. } => "size per second or `\"unlimited\"`".to_owned(),
+        Kind::Factor {
+            min_percent,
+            max_percent,
+        } => format!(
+            "number, {} to {}",
+            hundredths(*min_percent),
+            hundredths(*max_percent)
+        ),
         Kind::Bool => "boolean".to_owned(),
         Kind::Integer { min, max } => format!("integer, {min} to {max}"),
         Kind::PowerOfTwo { min, max } => format!("power of two, {min} to {max}"),

@@ -1,11 +1,7 @@
-//! Single values: sizes, durations, paths, addresses. Each is strict about its spelling and says how to mend it.
+//! Single values: sizes, paths, addresses; `quantity` has more. Each is strict about its spelling and says how to mend it.
 
 use std::net::Ipv6Addr;
 use std::path::{Component, Path, PathBuf};
-use std::str::FromStr;
-use std::time::Duration;
-
-use jiff::SignedDuration;
 
 use super::diagnostic::shown;
 use super::keys::SIZE_MAX;
@@ -152,38 +148,6 @@ fn not_a_size(text: &str) -> Refusal {
         .help("write a whole number and one of KiB, MiB, GiB, TiB, as in \"20GiB\"")
 }
 
-/// Reads `7d`, `36h`, `1h 30m`, `1d 12h`. A day is 24 hours.
-pub(crate) fn duration(text: &str) -> Result<Duration, Refusal> {
-    const SECONDS_MAX: u64 = 100 * 366 * 86400;
-    let refusal = || {
-        Refusal::new("E0111", format!("`{}` is not a duration", shown(text)))
-            .help("write a number and a unit, as in \"7d\", \"36h\", \"1h 30m\" or \"45s\"")
-    };
-    let (days, rest) = match text.split_once('d') {
-        Some((days, rest)) if !days.is_empty() && days.bytes().all(|b| b.is_ascii_digit()) => (
-            days.parse::<u64>().map_err(|_| refusal())?,
-            rest.trim_start(),
-        ),
-        _ => (0, text),
-    };
-    let rest = if rest.is_empty() && !text.is_empty() {
-        Duration::ZERO
-    } else {
-        let rest = SignedDuration::from_str(rest).map_err(|_| refusal())?;
-        Duration::try_from(rest).map_err(|_| refusal().help("a duration may not be negative"))?
-    };
-    let total = days
-        .checked_mul(86400)
-        .and_then(|seconds| rest.checked_add(Duration::from_secs(seconds)));
-    match total {
-        Some(total) if total < Duration::from_secs(1) => {
-            Err(Refusal::new("E0113", "is less than a second"))
-        }
-        Some(total) if total <= Duration::from_secs(SECONDS_MAX) => Ok(total),
-        _ => Err(Refusal::new("E0113", "is more than 100 years")),
-    }
-}
-
 /// Reads an absolute path without `..`, and spells it in the one way that can be compared: no `//`, `/./` or final `/`.
 pub(crate) fn absolute_path(text: &str) -> Result<PathBuf, Refusal> {
     let bad = |why: &str| Refusal::new("E0114", format!("`{}` {why}", shown(text)));
@@ -293,30 +257,6 @@ mod tests {
         bad("18446744073709551616KiB", "E0113", "1024TiB");
         bad("99999999999999999999G", "E0110", "not a size");
         bad("9999999999999999999G", "E0110", "ambiguous");
-    }
-
-    #[test]
-    fn durations_have_days() {
-        let good = |text: &str, seconds: u64| {
-            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
-        };
-        good("7d", 7 * 86400);
-        good("1d 12h", 36 * 3600);
-        good("1d12h", 36 * 3600);
-        good("30s", 30);
-        good("1h 5m", 3900);
-        good("PT2H", 7200);
-        let bad = |text: &str, code: &str| {
-            assert_eq!(duration(text).expect_err(text).code, code, "{text}");
-        };
-        bad("", "E0111");
-        bad("7", "E0111");
-        bad("-1h", "E0111");
-        bad("d", "E0111");
-        bad("1d x", "E0111");
-        bad("0s", "E0113");
-        bad("99999999d", "E0113");
-        bad("99999999999999999999d", "E0111");
     }
 
     #[test]

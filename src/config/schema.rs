@@ -9,6 +9,7 @@ use super::scalar::SOCKET_PATH_MAX;
 use crate::model::id::NAME_LEN_MAX;
 
 const SIZE_PATTERN: &str = "^[0-9]+(KiB|MiB|GiB|TiB)$";
+const BANDWIDTH_PATTERN: &str = "^([0-9]+(KiB|MiB|GiB|TiB)/s|unlimited)$";
 const ADDRESS_PATTERN: &str = "^.+:[0-9]+$";
 /// No empty path, no root alone, no `..` as a part.
 const PATH_PATTERN: &str = "^/.*[^/.]";
@@ -75,6 +76,8 @@ fn alternatives(keys: &[Key]) -> Option<(&'static str, Value)> {
         one_of(["pool", "replicas"], &["size"])
     } else if has("ublk") {
         one_of(["vhost-user", "ublk"], &[])
+    } else if has("at_gen") {
+        Some(("required", json!(["from", "at_gen"])))
     } else {
         // `version` is not required: one file of a directory is enough to say it, and editors see single files.
         None
@@ -118,7 +121,16 @@ fn kind(kind: &Kind) -> Map<String, Value> {
             json!({ "type": "string", "pattern": PATH_PATTERN, "maxLength": SOCKET_PATH_MAX })
         }
         Kind::Size { .. } => json!({ "type": "string", "pattern": SIZE_PATTERN }),
-        Kind::Duration => json!({ "type": "string", "minLength": 2 }),
+        Kind::Duration(_) => json!({ "type": "string", "minLength": 2 }),
+        Kind::Bandwidth { .. } => json!({ "type": "string", "pattern": BANDWIDTH_PATTERN }),
+        Kind::Factor {
+            min_percent,
+            max_percent,
+        } => json!({
+            "type": "number",
+            "minimum": f64::from(*min_percent) / 100.0,
+            "maximum": f64::from(*max_percent) / 100.0,
+        }),
         Kind::Bool => json!({ "type": "boolean" }),
         Kind::Integer { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
         Kind::PowerOfTwo { min, max } => {

@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 use super::diagnostic::{Diagnostic, Findings, Spot};
-use super::scalar;
+use super::{quantity, scalar};
 
 /// Most syntax errors that are reported for one file; a file of another format would have thousands.
 const ERRORS_MAX: usize = 20;
@@ -114,7 +114,7 @@ fn described(
         let value = content
             .split_once('=')
             .map(|(_, value)| value.split('#').next().unwrap_or("").trim())
-            .filter(|value| scalar::size(value).is_ok() || scalar::duration(value).is_ok());
+            .filter(|value| scalar::size(value).is_ok() || quantity::duration(value).is_ok());
         let help = value.map_or_else(
             || "put it into quotes".to_owned(),
             |value| format!("put it into quotes: \"{value}\""),

@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::diagnostic::{closest, shown};
 use super::keys::{Key, Kind, Object, VERSION};
+use super::quantity;
 use super::scalar::{self, Refusal};
 use super::shape::Value;
 use crate::model::id::{NameError, PoolName};
@@ -35,7 +36,24 @@ pub(super) fn scalar_value(kind: &Kind, found: &DeValue<'_>) -> Result<Value, Re
         (Kind::Bool, DeValue::Boolean(value)) => Ok(Value::Bool(*value)),
         (Kind::Size { min, unit }, DeValue::String(text)) => size_value(text, *min, *unit),
         (Kind::Size { .. }, DeValue::Integer(number)) => Err(scalar::without_unit(number.as_str())),
-        (Kind::Duration, DeValue::String(text)) => scalar::duration(text).map(Value::Duration),
+        (Kind::Duration(spelling), DeValue::String(text)) => {
+            quantity::duration_within(text, spelling).map(Value::Duration)
+        }
+        (Kind::Bandwidth { min }, DeValue::String(text)) => {
+            quantity::bandwidth(text, *min).map(Value::Integer)
+        }
+        (Kind::Bandwidth { .. }, DeValue::Integer(number)) => {
+            Err(quantity::without_rate(number.as_str()))
+        }
+        (
+            Kind::Factor {
+                min_percent,
+                max_percent,
+            },
+            found,
+        ) if let Some(text) = number_text(found) => {
+            quantity::factor(text, *min_percent, *max_percent).map(Value::Integer)
+        }
         (Kind::Directory, DeValue::String(text)) => scalar::absolute_path(text).map(Value::Path),
         (Kind::Socket, DeValue::String(text)) => scalar::socket_path(text).map(Value::Path),
         (Kind::Address, DeValue::String(text)) => scalar::address(text).map(Value::Text),
@@ -86,7 +104,9 @@ const fn expected(kind: &Kind) -> &'static str {
         Kind::Address => "a string host:port",
         Kind::Directory | Kind::Socket => "a path as a string",
         Kind::Size { .. } => "a size as a string",
-        Kind::Duration => "a duration as a string",
+        Kind::Duration(_) => "a duration as a string",
+        Kind::Bandwidth { .. } => "a bandwidth as a string",
+        Kind::Factor { .. } => "a number",
         Kind::Bool => "true or false",
         Kind::WordOf(_) => "a string",
         Kind::Name(_) => "a name as a string",
@@ -127,6 +147,15 @@ fn size_value(text: &str, min: u64, unit: u64) -> Result<Value, Refusal> {
         .help(format!("the next multiple is \"{}KiB\"", up / 1024)));
     }
     Ok(Value::Size(size))
+}
+
+/// A number as it is written, if it is decimal.
+fn number_text<'a>(found: &'a DeValue<'_>) -> Option<&'a str> {
+    match found {
+        DeValue::Float(number) => Some(number.as_str()),
+        DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str()),
+        _ => None,
+    }
 }
 
 fn uuid_value(text: &str) -> Result<Value, Refusal> {

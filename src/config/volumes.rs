@@ -1,15 +1,14 @@
 //! Third pass, continued: volumes, where their replicas go and how they are exported.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use super::diagnostic::{Diagnostic, Spot, closest};
 use super::keys::{self, Object};
 use super::meaning::{Resolver, suggestion};
-use super::raw::{RawExport, RawPolicy, RawVolume, checked_name};
+use super::policy::{self, Kept};
+use super::raw::{RawExport, RawVolume, checked_name};
 use super::shape::{At, Field};
-use crate::model::policy::VolumePolicy;
-use crate::model::spec::{BlockSize, ExportSpec, OnRemove, PoolBacking, PoolSpec, VolumeSpec};
+use crate::model::spec::{ExportSpec, PoolBacking, PoolSpec, VolumeSpec};
 use crate::model::{NodeName, PoolName, VolumeName};
 use crate::units::{Bytes, MIB};
 
@@ -54,7 +53,10 @@ impl Resolver<'_> {
         let complete = !replicas.is_empty()
             && !matches!(volume.replicas, Field::Bad)
             && !matches!(volume.pool, Field::Bad);
-        let spec = Policy::new(&volume.policy, &self.raw.defaults);
+        let spec = Kept::new(&volume.policy, &self.raw.defaults);
+        let policy = policy::volume(&volume.policy, &self.raw.defaults);
+        policy::repair_from(name, &volume.policy, &replicas, self.findings);
+        let force_start = policy::force_start(name, &volume.force_start, self.findings);
         Some(VolumeSpec {
             node: node?,
             size: size?.value,
@@ -70,8 +72,8 @@ impl Resolver<'_> {
                 .renamed_from
                 .good()
                 .map(|old| checked_name(&old.value)),
-            policy: VolumePolicy::default(),
-            force_start: None,
+            policy,
+            force_start,
         })
     }
 
@@ -275,36 +277,4 @@ fn narrow(field: &Field<u64>, default: u16) -> u16 {
     field.good().map_or(default, |number| {
         u16::try_from(number.value).expect("the key table's range fits the model's type")
     })
-}
-
-/// A volume's own words, else the defaults', else the built-in ones.
-struct Policy {
-    thin: bool,
-    block_size: BlockSize,
-    on_remove: OnRemove,
-    quarantine_for: Duration,
-}
-
-impl Policy {
-    fn new(own: &RawPolicy, defaults: &RawPolicy) -> Self {
-        Self {
-            thin: either(&own.thin, &defaults.thin).unwrap_or(true),
-            block_size: match either(&own.block_size, &defaults.block_size) {
-                Some(512) => BlockSize::B512,
-                _ => BlockSize::B4096,
-            },
-            on_remove: match either(&own.on_remove, &defaults.on_remove).as_deref() {
-                Some("delete") => OnRemove::Delete,
-                _ => OnRemove::Retain,
-            },
-            quarantine_for: either(&own.quarantine_for, &defaults.quarantine_for)
-                .unwrap_or(Duration::from_secs(keys::QUARANTINE_SECONDS)),
-        }
-    }
-}
-
-fn either<T: Clone>(own: &Field<T>, default: &Field<T>) -> Option<T> {
-    own.good()
-        .or(default.good())
-        .map(|field| field.value.clone())
 }

@@ -23,6 +23,8 @@ pub struct DesiredState {
     pub safety: Safety,
     /// How this node looks after its volumes.
     pub policy: NodePolicy,
+    /// What is dangerous, and therefore off unless the files say so.
+    pub danger_zone: DangerZone,
 }
 
 /// A node that the files declare.
@@ -134,6 +136,13 @@ pub enum OnRemove {
     Retain,
     /// It is purged when `quarantine_for` has passed.
     Delete,
+}
+
+/// What is dangerous, and therefore off unless the files say so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DangerZone {
+    /// Whether `volund inject` may break replicas on purpose.
+    pub fault_injection: bool,
 }
 
 /// Limits on what one change of the files may do.

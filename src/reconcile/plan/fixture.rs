@@ -10,7 +10,7 @@ use crate::model::observed::{
     AppliedVolume, ObservedExport, ObservedPool, ObservedQuarantine, ObservedVolume, RemovalPolicy,
 };
 use crate::model::policy::{NodePolicy, VolumePolicy};
-use crate::model::spec::{BlockSize, PoolBacking, Safety, VolumeSpec};
+use crate::model::spec::{BlockSize, DangerZone, PoolBacking, Safety, VolumeSpec};
 use crate::model::spec::{DesiredState, ExportSpec, OnRemove, PoolSpec};
 use crate::model::{PoolName, VolumeName};
 use crate::reconcile::step::VolumeAction;
@@ -125,6 +125,7 @@ impl Case {
             volumes: BTreeMap::new(),
             safety: Safety::default(),
             policy: NodePolicy::default(),
+            danger_zone: DangerZone::default(),
         };
         let mut observed = Observed::default();
         for name in ["a", "b"] {
