@@ -21,6 +21,8 @@ pub(crate) enum Step {
         fua: bool,
     },
     Flush,
+    /// The disk has so many bytes now, durably.
+    Grow(usize),
 }
 
 /// Memory that remembers how it became what it is. Clones share it.
@@ -106,7 +108,8 @@ impl RecordingDisk {
             .rposition(|step| matches!(step, Step::Flush))
             .unwrap_or(0);
         let durable = |index: usize, step: &Step| {
-            index < flushed || (index < done && matches!(step, Step::Write { fua: true, .. }))
+            let at_once = matches!(step, Step::Write { fua: true, .. } | Step::Grow(_));
+            index < flushed || (index < done && at_once)
         };
         let mut least = self.shared.start.clone();
         let mut most = self.shared.start.clone();
@@ -130,7 +133,7 @@ impl RecordingDisk {
     fn range(&self, offset: u64, len: usize) -> Result<std::ops::Range<usize>, IoError> {
         let start = usize::try_from(offset).map_err(|_| IoError::EINVAL)?;
         let end = start.checked_add(len).ok_or(IoError::EINVAL)?;
-        if end > self.shared.start.len() || !(start | len).is_multiple_of(SECTOR) {
+        if end > self.shared.now.borrow().len() || !(start | len).is_multiple_of(SECTOR) {
             return Err(IoError::EINVAL);
         }
         Ok(start..end)
@@ -151,17 +154,21 @@ impl RecordingDisk {
     }
 }
 
-fn apply(contents: &mut [u8], step: &Step, len_max: usize) {
-    if let Step::Write { offset, bytes, .. } = step {
-        let start = usize::try_from(*offset).expect("test disks are small");
-        let len = bytes.len().min(len_max);
-        contents[start..start + len].copy_from_slice(&bytes[..len]);
+fn apply(contents: &mut Vec<u8>, step: &Step, len_max: usize) {
+    match step {
+        Step::Write { offset, bytes, .. } => {
+            let start = usize::try_from(*offset).expect("test disks are small");
+            let len = bytes.len().min(len_max);
+            contents[start..start + len].copy_from_slice(&bytes[..len]);
+        }
+        Step::Flush => {}
+        Step::Grow(len) => contents.resize(*len, 0),
     }
 }
 
 impl BlockDevice for RecordingDisk {
     fn size(&self) -> u64 {
-        self.shared.start.len() as u64
+        self.shared.now.borrow().len() as u64
     }
 
     fn alignment(&self) -> Alignment {
@@ -209,8 +216,14 @@ impl BlockDevice for RecordingDisk {
         Ok(())
     }
 
-    async fn grow(&self, _size: u64) -> Result<(), IoError> {
-        Err(IoError::EOPNOTSUPP)
+    async fn grow(&self, size: u64) -> Result<(), IoError> {
+        let len = usize::try_from(size).map_err(|_| IoError::EINVAL)?;
+        if len < self.shared.now.borrow().len() {
+            return Err(IoError::EINVAL);
+        }
+        self.shared.now.borrow_mut().resize(len, 0);
+        self.shared.steps.borrow_mut().push(Step::Grow(len));
+        Ok(())
     }
 }
 

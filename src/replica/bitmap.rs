@@ -6,6 +6,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
 
 use super::layout::{
     INTENT_OFFSET, MISSED_OFFSET, PAGE_BITS_LEN, PAGE_SIZE, PAGES, REGIONS_PER_PAGE,
@@ -14,6 +17,9 @@ use super::page::{Bits, Page};
 use crate::io::gate::{Entered, Gate};
 use crate::io::{BlockDevice, BufferPool, IoError};
 use crate::model::VolumeId;
+
+/// Bits of a page.
+const PAGE_BITS: usize = PAGE_BITS_LEN * 8;
 
 /// What a bit of the bitmap says about its region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,11 +83,11 @@ impl Identity {
 /// One bitmap of an open replica.
 #[derive(Debug)]
 pub(super) struct Bitmap {
-    identity: Identity,
-    /// Regions of the data; bits past them mean nothing.
-    regions: u64,
+    identity: Cell<Identity>,
+    /// Regions of the data; bits past them are zero in memory and mean nothing on disk.
+    regions: Cell<u64>,
     /// Only the pages that have regions.
-    pages: Vec<PageState>,
+    pages: RefCell<Vec<Rc<PageState>>>,
 }
 
 #[derive(Debug)]
@@ -90,6 +96,8 @@ struct PageState {
     wanted: RefCell<Box<Bits>>,
     /// Bits that are set on disk, durably, whatever write is in flight.
     durable: RefCell<Box<Bits>>,
+    /// How many bits are wanted.
+    count: Cell<u64>,
     seq: Cell<u64>,
     /// Counts the changes of `wanted`.
     version: Cell<u64>,
@@ -108,27 +116,20 @@ struct Part {
 
 impl Bitmap {
     /// Takes over the pages read from disk. What is not an intact page of this bitmap counts as all ones and is
-    /// rewritten by the next write to it, or by [`Bitmap::rewrite_bad_pages`].
+    /// rewritten by the next write to it, or by [`Bitmap::rewrite`].
     pub(super) fn from_disk(identity: Identity, regions: u64, bytes: &[u8]) -> Self {
         let pages = bytes.chunks(PAGE_SIZE).enumerate().map(|(index, bytes)| {
             let page = Page::decode(bytes).ok();
             let page = page.filter(|page| identity.owns(page, index));
-            let version = u64::from(page.is_none());
-            let page = page.unwrap_or_else(|| identity.full_page(index));
-            PageState {
-                wanted: RefCell::new(page.bits.clone()),
-                durable: RefCell::new(page.bits),
-                seq: Cell::new(page.seq),
-                version: Cell::new(version),
-                written: Cell::new(0),
-                gate: Gate::default(),
-                outcome: Cell::default(),
-            }
+            let is_bad = page.is_none();
+            let mut page = page.unwrap_or_else(|| identity.full_page(index));
+            set(&mut page.bits, regions_in(index, regions)..PAGE_BITS, false);
+            Rc::new(PageState::new(page, is_bad))
         });
         Self {
-            identity,
-            regions,
-            pages: pages.collect(),
+            identity: Cell::new(identity),
+            regions: Cell::new(regions),
+            pages: RefCell::new(pages.collect()),
         }
     }
 
@@ -138,26 +139,65 @@ impl Bitmap {
         pages.min(PAGES) * PAGE_SIZE
     }
 
+    /// Takes over a label with more regions, or larger ones; [`Bitmap::rewrite`] has to follow. New regions of the same
+    /// size are not set: nobody wrote to them. When a bit stands for more than before, every bit is set: that is how
+    /// the pages on disk count from the moment on at which the new label does.
+    pub(super) fn resize(&self, region_shift: u32, regions: u64) {
+        let before = self.identity.get();
+        let identity = Identity {
+            region_shift,
+            ..before
+        };
+        let mut pages = self.pages.borrow_mut();
+        let used = Self::pages_len(regions) / PAGE_SIZE;
+        if region_shift == before.region_shift {
+            assert!(regions >= self.regions.get(), "volumes never shrink");
+            let added = (pages.len()..used).map(|index| identity.empty_page(index));
+            pages.extend(added.map(|page| Rc::new(PageState::new(page, true))));
+        } else {
+            let full = (0..used).map(|index| {
+                let mut page = identity.full_page(index);
+                set(&mut page.bits, regions_in(index, regions)..PAGE_BITS, false);
+                // Numbers go on counting.
+                page.seq = pages.get(index).map_or(1, |page| page.seq.get());
+                Rc::new(PageState::new(page, true))
+            });
+            *pages = full.collect();
+        }
+        self.identity.set(identity);
+        self.regions.set(regions);
+    }
+
     /// Whether the region's bit is set in memory.
     pub(super) fn is_set(&self, region: u64) -> bool {
+        let pages = self.pages.borrow();
         self.parts(region..region + 1)
-            .all(|part| get(&self.pages[part.page].wanted.borrow(), part.bits.start))
+            .all(|part| get(&pages[part.page].wanted.borrow(), part.bits.start))
+    }
+
+    /// Whether the regions' bits are all set on disk, durably, and nobody is about to clear them.
+    pub(super) fn is_durable(&self, regions: Range<u64>) -> bool {
+        let pages = self.pages.borrow();
+        self.parts(regions).all(|part| {
+            let page = &pages[part.page];
+            all_set(&page.wanted.borrow(), part.bits.clone())
+                && all_set(&page.durable.borrow(), part.bits)
+        })
     }
 
     /// The runs of set bits in memory, in order.
     pub(super) fn runs(&self) -> Vec<Range<u64>> {
         let mut runs: Vec<Range<u64>> = Vec::new();
-        for (index, page) in self.pages.iter().enumerate() {
+        for (index, page) in self.pages.borrow().iter().enumerate() {
             let first = index as u64 * REGIONS_PER_PAGE;
-            let count = (self.regions - first).min(REGIONS_PER_PAGE);
             let wanted = page.wanted.borrow();
-            for region in first..first + count {
-                if !get(&wanted, bit_of(region)) {
-                    continue;
-                }
-                match runs.last_mut() {
-                    Some(run) if run.end == region => run.end += 1,
-                    _ => runs.push(region..region + 1),
+            for (at, byte) in wanted.iter().enumerate().filter(|(_, byte)| **byte != 0) {
+                for bit in (0..8).filter(|bit| byte & (1 << bit) != 0) {
+                    let region = first + at as u64 * 8 + bit;
+                    match runs.last_mut() {
+                        Some(run) if run.end == region => run.end += 1,
+                        _ => runs.push(region..region + 1),
+                    }
                 }
             }
         }
@@ -166,7 +206,16 @@ impl Bitmap {
 
     /// How many bits are set in memory.
     pub(super) fn count(&self) -> u64 {
-        self.runs().iter().map(|run| run.end - run.start).sum()
+        let pages = self.pages.borrow();
+        pages.iter().map(|page| page.count.get()).sum()
+    }
+
+    /// Sets bits in memory; the next write of their pages takes them along, and [`Bitmap::set_durable`] makes sure.
+    pub(super) fn set(&self, regions: Range<u64>) {
+        for part in self.parts(regions) {
+            self.page(part.page)
+                .change(|bits| set(bits, part.bits, true));
+        }
     }
 
     /// Sets bits and returns once they are durable (spec L4). Free when they are already.
@@ -176,13 +225,17 @@ impl Bitmap {
         buffers: &BufferPool,
         regions: Range<u64>,
     ) -> Result<(), IoError> {
-        for part in self.parts(regions) {
-            let page = &self.pages[part.page];
-            page.change(|bits| set(bits, part.bits.clone(), true));
-            let done = || all_set(&page.durable.borrow(), part.bits.clone());
-            self.write_until(disk, buffers, part.page, done).await?;
+        if self.is_durable(regions.clone()) {
+            return Ok(());
         }
-        Ok(())
+        self.set(regions.clone());
+        let write = async |part: Part| {
+            let page = self.page(part.page);
+            let done = || all_set(&page.durable.borrow(), part.bits.clone());
+            self.write_until(disk, buffers, part.page, false, done)
+                .await
+        };
+        all(self.parts(regions).map(write)).await
     }
 
     /// Sets every bit that is set in `other`, a bitmap of the same replica, durably.
@@ -192,45 +245,50 @@ impl Bitmap {
         buffers: &BufferPool,
         other: &Self,
     ) -> Result<(), IoError> {
-        for (index, page) in self.pages.iter().enumerate() {
-            let added = other.pages[index].wanted.borrow().clone();
+        let write = async |index: usize| {
+            let added = other.page(index).wanted.borrow().clone();
+            let page = self.page(index);
             page.change(|bits| add(bits, &added));
             let done = || contains(&page.durable.borrow(), &added);
-            self.write_until(disk, buffers, index, done).await?;
-        }
-        Ok(())
+            self.write_until(disk, buffers, index, false, done).await
+        };
+        let pages = self.pages.borrow().len();
+        all((0..pages).map(write)).await
     }
 
-    /// Clears bits. Returns once the pages were written, not once that is durable: a bit that comes back after a power
-    /// cut costs time, never data.
-    pub(super) async fn clear<D: BlockDevice>(
-        &self,
-        disk: &D,
-        buffers: &BufferPool,
-        regions: Range<u64>,
-    ) -> Result<(), IoError> {
+    /// Clears bits in memory. [`Bitmap::rewrite`] brings that to the disk.
+    pub(super) fn clear(&self, regions: Range<u64>) {
         for part in self.parts(regions) {
-            let page = &self.pages[part.page];
-            page.change(|bits| set(bits, part.bits.clone(), false));
-            let version = page.version.get();
-            let done = || page.written.get() >= version;
-            self.write_until(disk, buffers, part.page, done).await?;
+            self.page(part.page)
+                .change(|bits| set(bits, part.bits, false));
         }
-        Ok(())
     }
 
-    /// Rewrites what was not intact on disk.
-    pub(super) async fn rewrite_bad_pages<D: BlockDevice>(
+    /// Writes every page that is not on disk as it is in memory: because of cleared bits, or because it was not intact
+    /// when it was read. With `fua` cleared bits stay so over a power cut; without, a bit that comes back costs time,
+    /// never data (spec L4).
+    pub(super) async fn rewrite<D: BlockDevice>(
         &self,
         disk: &D,
         buffers: &BufferPool,
+        fua: bool,
     ) -> Result<(), IoError> {
-        for (index, page) in self.pages.iter().enumerate() {
+        let write = async |index: usize| {
+            let page = self.page(index);
             let version = page.version.get();
             let done = || page.written.get() >= version;
-            self.write_until(disk, buffers, index, done).await?;
-        }
-        Ok(())
+            self.write_until(disk, buffers, index, fua, done).await
+        };
+        let behind = |index: &usize| {
+            let page = self.page(*index);
+            page.written.get() < page.version.get()
+        };
+        let pages = self.pages.borrow().len();
+        all((0..pages).filter(behind).map(write)).await
+    }
+
+    fn page(&self, index: usize) -> Rc<PageState> {
+        Rc::clone(&self.pages.borrow()[index])
     }
 
     /// Writes the page, or waits for others to do so, until `done`.
@@ -239,13 +297,17 @@ impl Bitmap {
         disk: &D,
         buffers: &BufferPool,
         index: usize,
+        fua: bool,
         done: impl Fn() -> bool,
     ) -> Result<(), IoError> {
-        let page = &self.pages[index];
+        let page = self.page(index);
         while !done() {
             let (answered, _) = page.outcome.get();
             match page.gate.try_enter()? {
-                Some(entered) => self.write(disk, buffers, index, entered).await?,
+                Some(entered) => {
+                    let target = (&*page, index, entered);
+                    self.write(disk, buffers, target, fua).await?;
+                }
                 None => {
                     page.gate.left().await;
                     match page.outcome.get() {
@@ -265,10 +327,9 @@ impl Bitmap {
         &self,
         disk: &D,
         buffers: &BufferPool,
-        index: usize,
-        entered: Entered<'_>,
+        (page, index, entered): (&PageState, usize, Entered<'_>),
+        fua: bool,
     ) -> Result<(), IoError> {
-        let page = &self.pages[index];
         let bits = page.wanted.borrow().clone();
         for (durable, bits) in page.durable.borrow_mut().iter_mut().zip(bits.iter()) {
             *durable &= bits;
@@ -277,11 +338,11 @@ impl Bitmap {
         page.seq.set(seq);
         let version = page.version.get();
         // A page that only clears bits need not be durable (spec L4).
-        let sets = !contains(&page.durable.borrow(), &bits);
-        let image = self.identity.page(index, seq, bits);
-        let offset = self.identity.kind.offset() + (index * PAGE_SIZE) as u64;
+        let fua = fua || !contains(&page.durable.borrow(), &bits);
+        let image = self.identity.get().page(index, seq, bits);
+        let offset = image.kind.offset() + (index * PAGE_SIZE) as u64;
         let written = disk
-            .write(offset, &buffers.copy_of(&image.encode()), sets)
+            .write(offset, &buffers.copy_of(&image.encode()), fua)
             .await;
         if written.is_ok() {
             *page.durable.borrow_mut() = image.bits;
@@ -298,10 +359,10 @@ impl Bitmap {
     /// # Panics
     /// When the range reaches past the last region.
     fn parts(&self, regions: Range<u64>) -> impl Iterator<Item = Part> + use<> {
+        let count = self.regions.get();
         assert!(
-            regions.start <= regions.end && regions.end <= self.regions,
-            "regions {regions:?} of {}",
-            self.regions
+            regions.start <= regions.end && regions.end <= count,
+            "regions {regions:?} of {count}"
         );
         let mut next = regions.start;
         std::iter::from_fn(move || {
@@ -322,12 +383,65 @@ impl Bitmap {
 }
 
 impl PageState {
-    /// Applies a change to the wanted bits; it says whether it changed anything.
-    fn change(&self, change: impl FnOnce(&mut Bits) -> bool) {
-        if change(&mut self.wanted.borrow_mut()) {
-            self.version.set(self.version.get() + 1);
+    /// A page as it was read, or (`is_bad`) as it has to be written.
+    fn new(page: Page, is_bad: bool) -> Self {
+        Self {
+            count: Cell::new(count(&page.bits)),
+            wanted: RefCell::new(page.bits.clone()),
+            durable: RefCell::new(page.bits),
+            seq: Cell::new(page.seq),
+            version: Cell::new(u64::from(is_bad)),
+            written: Cell::new(0),
+            gate: Gate::default(),
+            outcome: Cell::default(),
         }
     }
+
+    /// Applies a change to the wanted bits; it says whether it changed anything.
+    fn change(&self, change: impl FnOnce(&mut Bits) -> bool) {
+        let mut wanted = self.wanted.borrow_mut();
+        if change(&mut wanted) {
+            self.version.set(self.version.get() + 1);
+            self.count.set(count(&wanted));
+        }
+    }
+}
+
+/// Runs writes of several pages at once, to the end of each even when one fails: a write that is dropped half way shuts
+/// its page for good (spec L7).
+async fn all<F>(writes: impl Iterator<Item = F>) -> Result<(), IoError>
+where
+    F: Future<Output = Result<(), IoError>>,
+{
+    let mut result = Ok(());
+    let mut running: Vec<Pin<Box<F>>> = writes.map(Box::pin).collect();
+    std::future::poll_fn(|context| {
+        running.retain_mut(|write| match write.as_mut().poll(context) {
+            Poll::Ready(written) => {
+                result = result.and(written);
+                false
+            }
+            Poll::Pending => true,
+        });
+        if running.is_empty() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+    result
+}
+
+/// Regions of the page `index` when there are `regions` in all.
+fn regions_in(index: usize, regions: u64) -> usize {
+    let before = index as u64 * REGIONS_PER_PAGE;
+    let here = regions.saturating_sub(before).min(REGIONS_PER_PAGE);
+    usize::try_from(here).expect("a page's bits fit a usize")
+}
+
+fn count(bits: &Bits) -> u64 {
+    bits.iter().map(|byte| u64::from(byte.count_ones())).sum()
 }
 
 /// A region's bit within its page.

@@ -368,6 +368,12 @@ impl Label {
         self.generation_id == id || self.ancestors.contains(id)
     }
 
+    /// How many regions the data has.
+    #[must_use]
+    pub const fn regions(&self) -> u64 {
+        self.data_len.div_ceil(1 << self.region_shift)
+    }
+
     /// The smallest file that holds all of the data, bytes.
     #[must_use]
     pub fn file_len(&self) -> u64 {

@@ -1,6 +1,6 @@
 //! Data path, hop 4 of 5: logical range to file range, label and bitmap areas.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
@@ -21,8 +21,8 @@ pub struct Replica<D> {
     missed: Bitmap,
     access: Access,
     data_offset: u64,
-    data_len: u64,
-    region_shift: u32,
+    data_len: Cell<u64>,
+    region_shift: Cell<u32>,
 }
 
 /// Why a replica can't be opened. Nothing was written to it.
@@ -93,7 +93,7 @@ impl<D: BlockDevice> Replica<D> {
             let lb_size = label.lb_size;
             return Err(OpenError::Alignment { lb_size, needed });
         }
-        let regions = label.data_len.div_ceil(1 << label.region_shift);
+        let regions = label.regions();
         let bitmap = async |kind: BitmapKind| {
             let buffer = buffers.get(Bitmap::pages_len(regions));
             disk.read(kind.offset(), &buffer).await?;
@@ -109,8 +109,8 @@ impl<D: BlockDevice> Replica<D> {
             missed,
             access: label.access(),
             data_offset: label.data_offset,
-            data_len: label.data_len,
-            region_shift: label.region_shift,
+            data_len: Cell::new(label.data_len),
+            region_shift: Cell::new(label.region_shift),
             label: RefCell::new(Rc::new(label)),
             disk,
         })
@@ -122,38 +122,88 @@ impl<D: BlockDevice> Replica<D> {
     }
 
     /// Replaces the label, durably (spec L1, L7): the older slot gets the next `slot_seq`; the one in `new` is ignored.
+    /// A label with more data ([`Replica::grow`] made room for it) takes effect here: the new range may be used, and
+    /// when a bit of the bitmaps stands for more than before, all bits are set.
     ///
     /// # Errors
     /// What the disk says; then the label on disk is the old or the new one. `EROFS` when the replica may only be
-    /// read, `EINVAL` when the label makes no sense.
+    /// read, `EINVAL` when the label makes no sense or its data does not fit the file.
     ///
     /// # Panics
-    /// When the new label would make this another replica, or take its generation or epoch back (spec I3, E1).
+    /// When the new label would make this another replica or a smaller one, or take its generation or epoch back (spec
+    /// I3, E1).
     pub async fn write_label(&self, new: &Label) -> Result<(), IoError> {
         self.writable()?;
-        if new.check().is_err() {
+        let before = self.label();
+        let grows = (new.data_len, new.region_shift) != (before.data_len, before.region_shift);
+        if new.check().is_err() || grows && new.file_len() > self.disk.size() {
             return Err(IoError::EINVAL);
         }
         let mut new = new.clone();
-        let before = self.label();
         let same = (new.replica, new.volume, new.pool, new.own_slot)
             == (before.replica, before.volume, before.pool, before.own_slot);
         assert!(same, "a replica keeps its identity");
-        let geometry = |label: &Label| (label.data_offset, label.data_len, label.region_shift);
-        assert!(geometry(&new) == geometry(&before), "resizing is not this");
         let fill = |slot: &mut Slot| {
             let now = self.label();
             assert!(new.generation >= now.generation, "I3: generation goes back");
             assert!(new.epoch >= now.epoch, "E1: epoch goes back");
+            assert!(new.data_offset == now.data_offset, "data stays in place");
+            let shrinks = new.data_len < now.data_len || new.region_shift < now.region_shift;
+            assert!(!shrinks, "volumes never shrink");
             new.fill(slot);
         };
         let seq = self.slots.replace(&self.disk, &self.buffers, fill).await?;
         new.slot_seq = seq;
         // Labels are written one at a time, but this task may have been woken after a later one.
         if seq > self.label().slot_seq {
-            self.label.replace(Rc::new(new));
+            let new = Rc::new(new);
+            self.label.replace(Rc::clone(&new));
+            self.resize(&new).await?;
         }
         Ok(())
+    }
+
+    /// The label with this size counts. A crash in between is harmless: pages with another region size than the label's
+    /// count as all ones, and pages that had no regions before hold no bits that matter.
+    async fn resize(&self, label: &Label) -> Result<(), IoError> {
+        let (len, shift) = (label.data_len, label.region_shift);
+        if (len, shift) == (self.data_len.get(), self.region_shift.get()) {
+            return Ok(());
+        }
+        for bitmap in [&self.intent, &self.missed] {
+            bitmap.resize(shift, label.regions());
+        }
+        self.data_len.set(len);
+        self.region_shift.set(shift);
+        self.rewrite_bad_pages().await
+    }
+
+    /// Makes room for `data_len` bytes of data, durably; what is new reads as zeroes. The size takes effect with the
+    /// next label that names it; until then, and after a crash, the room is only there. May be called again.
+    ///
+    /// # Errors
+    /// What the disk says; `EROFS` when the replica may only be read; `EINVAL` when there is data already behind
+    /// `data_len`.
+    pub async fn grow(&self, data_len: u64) -> Result<(), IoError> {
+        self.writable()?;
+        let before = self.label().file_len();
+        let end = self.data_offset.checked_add(data_len);
+        let end = end.filter(|end| *end >= before).ok_or(IoError::EINVAL)?;
+        let found = self.disk.size();
+        // Nobody wrote there, but who knows what is behind the data of a device, or of a file that was copied here.
+        let used = before..end.min(found);
+        if !used.is_empty() {
+            let options = ZeroOptions {
+                unmap: !self.label().is_thick(),
+                fua: false,
+            };
+            let len = used.end - used.start;
+            self.disk.write_zeroes(used.start, len, options).await?;
+        }
+        if end > found {
+            self.disk.grow(end).await?;
+        }
+        self.disk.flush().await
     }
 
     /// What may be done with the replica (spec L5).
@@ -163,7 +213,7 @@ impl<D: BlockDevice> Replica<D> {
 
     /// Size of the data area, bytes.
     pub fn data_len(&self) -> u64 {
-        self.data_len
+        self.data_len.get()
     }
 
     /// What offsets, lengths and memory must be multiples of.
@@ -224,7 +274,7 @@ impl<D: BlockDevice> Replica<D> {
 
     /// Base-2 logarithm of a region's size.
     pub fn region_shift(&self) -> u32 {
-        self.region_shift
+        self.region_shift.get()
     }
 
     /// The regions that a range of the data area touches.
@@ -233,7 +283,8 @@ impl<D: BlockDevice> Replica<D> {
     /// When the range leaves the data area (spec G12).
     pub fn regions(&self, offset: u64, len: u64) -> Range<u64> {
         self.locate(offset, len);
-        offset >> self.region_shift..(offset + len).div_ceil(1 << self.region_shift)
+        let shift = self.region_shift.get();
+        offset >> shift..(offset + len).div_ceil(1 << shift)
     }
 
     /// Whether a region's bit is set in memory.
@@ -242,6 +293,14 @@ impl<D: BlockDevice> Replica<D> {
     /// When there is no such region.
     pub fn is_set(&self, kind: BitmapKind, region: u64) -> bool {
         self.bitmap(kind).is_set(region)
+    }
+
+    /// Whether the bits of these regions are all set on disk, durably: then [`Replica::set_durable`] has nothing to do.
+    ///
+    /// # Panics
+    /// When there are no such regions.
+    pub fn is_durable(&self, kind: BitmapKind, regions: Range<u64>) -> bool {
+        self.bitmap(kind).is_durable(regions)
     }
 
     /// The runs of regions whose bits are set in memory, in order.
@@ -287,9 +346,35 @@ impl<D: BlockDevice> Replica<D> {
     /// # Panics
     /// When there are no such regions.
     pub async fn clear(&self, kind: BitmapKind, regions: Range<u64>) -> Result<(), IoError> {
+        self.unset(kind, regions);
+        self.write_back(kind, false).await
+    }
+
+    /// Sets bits in memory only: the next write of their page takes them along.
+    ///
+    /// # Panics
+    /// When there are no such regions.
+    pub fn set(&self, kind: BitmapKind, regions: Range<u64>) {
+        self.bitmap(kind).set(regions);
+    }
+
+    /// Clears bits in memory only, for [`Replica::write_back`] to bring to the disk. From now on they are not durable.
+    ///
+    /// # Panics
+    /// When there are no such regions.
+    pub fn unset(&self, kind: BitmapKind, regions: Range<u64>) {
+        self.bitmap(kind).clear(regions);
+    }
+
+    /// Writes the pages of a bitmap that are not on disk as they are in memory; with `fua` that is durable on return,
+    /// as long as nobody else is writing the same pages.
+    ///
+    /// # Errors
+    /// As [`Replica::set_durable`].
+    pub async fn write_back(&self, kind: BitmapKind, fua: bool) -> Result<(), IoError> {
         self.writable()?;
         let bitmap = self.bitmap(kind);
-        bitmap.clear(&self.disk, &self.buffers, regions).await
+        bitmap.rewrite(&self.disk, &self.buffers, fua).await
     }
 
     /// Rewrites the bitmap pages that were not intact when the replica was opened; they count as all ones. To be called
@@ -298,11 +383,8 @@ impl<D: BlockDevice> Replica<D> {
     /// # Errors
     /// As [`Replica::set_durable`].
     pub async fn rewrite_bad_pages(&self) -> Result<(), IoError> {
-        self.writable()?;
-        for bitmap in [&self.intent, &self.missed] {
-            bitmap.rewrite_bad_pages(&self.disk, &self.buffers).await?;
-        }
-        Ok(())
+        self.write_back(BitmapKind::Intent, false).await?;
+        self.write_back(BitmapKind::Missed, false).await
     }
 
     /// What lies below.
@@ -328,9 +410,9 @@ impl<D: BlockDevice> Replica<D> {
     fn locate(&self, offset: u64, len: u64) -> u64 {
         let end = offset.checked_add(len);
         assert!(
-            end.is_some_and(|end| end <= self.data_len),
+            end.is_some_and(|end| end <= self.data_len.get()),
             "G12: {offset}+{len} leaves the data area of {} bytes",
-            self.data_len
+            self.data_len.get()
         );
         self.data_offset + offset
     }

@@ -40,6 +40,16 @@ fn cleared(regions: u64) -> (RecordingDisk, BufferPool, Bitmap) {
     (disk, BufferPool::default(), bitmap)
 }
 
+async fn clear(
+    bitmap: &Bitmap,
+    disk: &RecordingDisk,
+    buffers: &BufferPool,
+    region: u64,
+) -> Result<(), IoError> {
+    bitmap.clear(region..region + 1);
+    bitmap.rewrite(disk, buffers, false).await
+}
+
 #[test]
 fn a_page_survives_encoding_and_shows_damage() {
     let page = IDENTITY.full_page(3);
@@ -63,10 +73,10 @@ fn damaged_and_foreign_pages_count_as_all_ones() {
         disk.corrupt(start, &bytes);
         let bitmap = reopen(&disk, 100);
         assert_eq!(bitmap.runs(), [0..100]);
-        run(bitmap.rewrite_bad_pages(&disk, &buffers)).unwrap();
+        run(bitmap.rewrite(&disk, &buffers, false)).unwrap();
         let rewritten = Page::decode(&disk.contents()[start..start + PAGE_SIZE]).unwrap();
         assert!(IDENTITY.owns(&rewritten, 0));
-        assert_eq!(rewritten.bits, Box::new([0xff; PAGE_BITS_LEN]));
+        assert_eq!(count(&rewritten.bits), 100);
     };
     let none = Box::new([0; PAGE_BITS_LEN]);
     let page = IDENTITY.page(0, 1, none);
@@ -117,6 +127,77 @@ fn set_bits_are_durable_on_return_and_cost_nothing_again() {
     assert_eq!(disk.write_count(), 2);
     assert!(bitmap.is_set(32_480) && !bitmap.is_set(32_490));
     assert_eq!(bitmap.count(), 20);
+}
+
+/// W9, W4: between the decision to clear a bit and the write of its page, a setter must set it again.
+#[test]
+fn a_bit_that_is_about_to_be_cleared_is_not_durable_any_more() {
+    let (disk, buffers, bitmap) = cleared(100);
+    run(bitmap.set_durable(&disk, &buffers, 5..6)).unwrap();
+    bitmap.clear(5..6);
+    assert!(!bitmap.is_durable(5..6));
+    run(bitmap.set_durable(&disk, &buffers, 5..6)).unwrap();
+    run(bitmap.rewrite(&disk, &buffers, false)).unwrap();
+    assert_eq!(reopen(&disk, 100).runs(), [5..6]);
+}
+
+/// L4: a page write that only clears may stay in a cache, unless it is asked to be durable.
+#[test]
+fn clearing_is_durable_only_when_asked_for() {
+    for (fua, survivors) in [(false, true), (true, false)] {
+        let (disk, buffers, bitmap) = cleared(100);
+        run(bitmap.set_durable(&disk, &buffers, 5..6)).unwrap();
+        bitmap.clear(5..6);
+        run(bitmap.rewrite(&disk, &buffers, fua)).unwrap();
+        let steps = disk.steps().len();
+        let comes_back = disk.after_power_cut(steps);
+        let comes_back = comes_back.iter().any(|cut| reopen(cut, 100).is_set(5));
+        assert_eq!(comes_back, survivors);
+    }
+}
+
+/// A large volume's pages are written side by side.
+#[test]
+fn pages_of_one_change_do_not_wait_for_each_other() {
+    let regions = 4 * REGIONS_PER_PAGE;
+    let (disk, buffers, bitmap) = cleared(regions);
+    disk.hold(true);
+    let mut task: Pending<'_> = Box::pin(bitmap.set_durable(&disk, &buffers, 0..regions));
+    assert_eq!(step(&mut task), None);
+    assert_eq!(disk.write_count(), 4);
+    disk.hold(false);
+    assert_eq!(step(&mut task), Some(Ok(())));
+    assert_eq!(bitmap.count(), regions);
+    assert_eq!(reopen(&disk, regions).count(), regions);
+}
+
+/// Section 10: growing keeps bits, and adds pages with none; another region size sets them all, whatever is on disk.
+#[test]
+fn resized_bitmaps_keep_or_exceed_what_was_set() {
+    let (disk, buffers, bitmap) = cleared(100);
+    run(bitmap.set_durable(&disk, &buffers, 5..6)).unwrap();
+    let more = REGIONS_PER_PAGE + 7;
+    bitmap.resize(20, more);
+    run(bitmap.rewrite(&disk, &buffers, false)).unwrap();
+    assert_eq!(bitmap.runs(), [5..6]);
+    run(bitmap.set_durable(&disk, &buffers, more - 1..more)).unwrap();
+    assert_eq!(reopen(&disk, more).runs(), [5..6, more - 1..more]);
+    bitmap.resize(21, more / 2);
+    assert_eq!(bitmap.runs(), [0..more / 2]);
+    let start = usize::try_from(INTENT_OFFSET).unwrap();
+    let larger = Identity {
+        region_shift: 21,
+        ..IDENTITY
+    };
+    let found = |disk: &RecordingDisk| {
+        let bytes = &disk.contents()[start..start + Bitmap::pages_len(more / 2)];
+        Bitmap::from_disk(larger, more / 2, bytes).count()
+    };
+    assert_eq!(found(&disk), more / 2, "old pages count as all ones");
+    run(bitmap.rewrite(&disk, &buffers, false)).unwrap();
+    bitmap.clear(0..more / 2);
+    run(bitmap.rewrite(&disk, &buffers, false)).unwrap();
+    assert_eq!(found(&disk), 0);
 }
 
 /// L7: one write in flight per page; whoever comes meanwhile shares the next one.
@@ -173,7 +254,7 @@ fn a_bit_cleared_and_set_during_a_write_is_durable_on_return() {
     let (disk, buffers, bitmap) = cleared(1000);
     run(bitmap.set_durable(&disk, &buffers, 0..2)).unwrap();
     disk.hold(true);
-    let mut clear: Pending<'_> = Box::pin(bitmap.clear(&disk, &buffers, 0..1));
+    let mut clear: Pending<'_> = Box::pin(clear(&bitmap, &disk, &buffers, 0));
     assert_eq!(step(&mut clear), None);
     let mut set: Pending<'_> = Box::pin(bitmap.set_durable(&disk, &buffers, 0..1));
     assert_eq!(step(&mut set), None, "the write in flight clears the bit");
@@ -248,7 +329,7 @@ proptest! {
                     // From the moment of the call on, the bit may be missing.
                     now[usize::try_from(region).unwrap()] = false;
                     wanted.last_mut().unwrap().1[usize::try_from(region).unwrap()] = false;
-                    run(bitmap.clear(&disk, &buffers, region..region + 1)).unwrap();
+                    run(clear(&bitmap, &disk, &buffers, region)).unwrap();
                 }
             }
             let steps = disk.steps().len();

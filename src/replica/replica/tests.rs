@@ -265,3 +265,73 @@ fn ranges_outside_the_data_area_are_caught() {
     check(u64::MAX - 4095, 4096);
     check(u64::MAX, 4096);
 }
+
+/// A label of a volume with `mib` MiB of data in regions of `1 << shift` bytes.
+fn sized(label: &Label, mib: u64, shift: u32) -> Label {
+    let mut label = label.clone();
+    label.generation += 1;
+    label.data_len = mib * MIB;
+    label.region_shift = shift;
+    label
+}
+
+/// Section 10: room first, then the label; a power cut leaves the old size or the new one, with every bit that was set.
+#[test]
+fn crash_during_growth_leaves_the_old_or_the_new_size_and_every_set_bit() {
+    for shift in [20, 21] {
+        let replica = fresh();
+        run(replica.set_durable(BitmapKind::Intent, 3..4)).unwrap();
+        let before = replica.disk().steps().len();
+        run(replica.grow(20 * MIB)).unwrap();
+        run(replica.grow(20 * MIB)).unwrap();
+        assert_eq!(replica.data_len(), DATA_LEN, "the label decides");
+        run(replica.write_label(&sized(&replica.label(), 20, shift))).unwrap();
+        assert_eq!(replica.data_len(), 20 * MIB);
+        let expected = if shift == 20 { 3..4 } else { 0..10 };
+        assert_eq!(replica.set_regions(BitmapKind::Intent), [expected]);
+        run(replica.set_durable(BitmapKind::Intent, 9..10)).unwrap();
+        let steps = replica.disk().steps().len();
+        let mut sizes = [0; 2];
+        for done in before..=steps {
+            for cut in replica.disk().after_power_cut(done) {
+                let found = open(cut).unwrap();
+                let (len, unit) = (found.data_len(), 1 << found.region_shift());
+                let runs = found.set_regions(BitmapKind::Intent);
+                let holds = |at: u64| runs.iter().any(|run| run.contains(&(at / unit)));
+                assert!(holds(3 * MIB), "after {done} steps: {runs:?}");
+                assert!(done < steps || holds(9 << shift));
+                assert!(len == DATA_LEN || len == 20 * MIB);
+                sizes[usize::from(len > DATA_LEN)] += 1;
+            }
+        }
+        assert!(sizes.iter().all(|count| *count > 0), "{sizes:?}");
+    }
+}
+
+/// Section 5: no label ever names more data than the file has.
+#[test]
+fn a_label_that_needs_more_room_than_there_is_is_refused() {
+    let replica = fresh();
+    let large = sized(&replica.label(), 9, 20);
+    assert_eq!(run(replica.write_label(&large)), Err(IoError::EINVAL));
+    run(replica.grow(9 * MIB)).unwrap();
+    run(replica.write_label(&large)).unwrap();
+    assert_eq!(replica.set_regions(BitmapKind::Intent), []);
+    run(replica.set_durable(BitmapKind::Missed, 8..9)).unwrap();
+    let reopened = open(replica.disk().clone()).unwrap();
+    assert_eq!(reopened.set_regions(BitmapKind::Missed), [8..9]);
+}
+
+/// What lies behind the data of a device is unknown; members must be equal there when it becomes data.
+#[test]
+fn room_that_is_already_there_is_zeroed_before_it_becomes_data() {
+    let mut contents = formatted().disk().contents();
+    let old = contents.len();
+    contents.resize(old + 8192, 0x5a);
+    let replica = open(RecordingDisk::with(contents)).unwrap();
+    run(replica.grow(DATA_LEN + 4096)).unwrap();
+    let after = replica.disk().contents();
+    assert!(after[old..old + 4096].iter().all(|byte| *byte == 0));
+    assert!(after[old + 4096..].iter().all(|byte| *byte == 0x5a), "G12");
+    assert_eq!(run(replica.grow(DATA_LEN - 4096)), Err(IoError::EINVAL));
+}
