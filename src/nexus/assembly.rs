@@ -83,9 +83,10 @@ pub(super) fn plan(
     };
     // Stricter than A6: a commit is durable on each of its members, so a member without the committed generation was
     // rolled back behind our back. One that has a smaller size lacks the label of a growth that was cut short only.
+    let planted = mutant == Some(Mutant::StaleAdmitted);
     let belongs = |label: &Label| {
         newest.descends_from(label.generation_id)
-            && admissible(label)
+            && (admissible(label) || planted)
             && label.data_len <= newest.data_len
     };
     let in_state = |wanted: &dyn Fn(MemberState) -> bool| -> Vec<usize> {
@@ -94,7 +95,6 @@ pub(super) fn plan(
             .filter(|index| chosen(labels[*index]))
             .collect()
     };
-    let planted = mutant == Some(Mutant::StaleAdmitted);
     let active = in_state(&|state| state == MemberState::InSync || planted);
     let rebuilding = in_state(&|state| state == MemberState::Rebuilding && !planted);
     if active.is_empty() {
