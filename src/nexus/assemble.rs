@@ -118,7 +118,7 @@ async fn open<E: NexusEnv>(
 }
 
 /// Spec A3: why an intact replica is not one of ours, if so.
-fn refusal<D: BlockDevice>(
+pub(super) fn refusal<D: BlockDevice>(
     spec: &NexusSpec,
     (pool, replica_id): (Option<PoolId>, Option<ReplicaId>),
     replica: &Replica<D>,

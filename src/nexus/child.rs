@@ -18,6 +18,7 @@ pub(super) struct Child<D> {
     state: Cell<ChildState>,
     replica: RefCell<Option<Rc<Replica<D>>>>,
     inflight: Cell<u32>,
+    leaving: Cell<bool>,
 }
 
 /// Who is in a slot.
@@ -46,6 +47,7 @@ impl<D: BlockDevice> Child<D> {
             state: Cell::new(ChildState::Vacant),
             replica: RefCell::new(None),
             inflight: Cell::new(0),
+            leaving: Cell::new(false),
             durability: Durability::default(),
         }
     }
@@ -64,23 +66,33 @@ impl<D: BlockDevice> Child<D> {
         }
     }
 
-    /// Puts a new member into a vacant slot: [`ChildState::Blank`] from then on.
-    pub(super) fn occupy(&self, identity: Identity, replica: Rc<Replica<D>>) {
+    /// Puts a new member into a vacant slot: [`ChildState::Blank`] from then on, and not here yet.
+    pub(super) fn occupy(&self, identity: Identity) {
         self.apply(ChildEvent::Occupied);
         self.identity.replace(Some(identity));
-        self.enter(replica);
+    }
+
+    /// The committed table has this member no more; it stays in its slot until its last operation has ended.
+    pub(super) fn leave(&self) {
+        self.leaving.set(true);
     }
 
     /// Empties a slot whose member is out of the table and has nothing under way.
     pub(super) fn vacate(&self) {
         self.apply(ChildEvent::Vacated);
         self.identity.replace(None);
+        self.leaving.set(false);
         self.release();
     }
 
-    /// Whether a member is in the slot.
+    /// Whether nobody is in the slot.
+    pub(super) fn is_vacant(&self) -> bool {
+        self.state.get() == ChildState::Vacant
+    }
+
+    /// Whether a member of the table is in the slot.
     pub(super) fn is_member(&self) -> bool {
-        self.state.get() != ChildState::Vacant
+        !self.is_vacant() && !self.leaving.get()
     }
 
     /// Who is in the slot.
@@ -138,15 +150,13 @@ impl<D: BlockDevice> Child<D> {
     }
 
     /// Takes a freshly opened replica; what an earlier session of it promised is forgotten (spec E6).
-    pub(super) fn enter(&self, replica: Rc<Replica<D>>) {
+    pub(super) fn enter(&self, identity: Identity, replica: Rc<Replica<D>>) {
         assert!(
             !self.is_busy(),
             "F1: nothing is opened again before its last operation has ended"
         );
         self.durability.reset();
-        if let Some(own) = self.identity.borrow_mut().as_mut() {
-            own.note = None;
-        }
+        self.identity.replace(Some(identity));
         self.replica.replace(Some(replica));
     }
 

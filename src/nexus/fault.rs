@@ -81,7 +81,7 @@ impl<E: NexusEnv> Inner<E> {
     }
 
     /// Whether a copy is left without this member. A copy in memory does not count, unless there are no others.
-    fn can_spare(&self, slot: usize) -> bool {
+    pub(super) fn can_spare(&self, slot: usize) -> bool {
         let others = self.usable() - SlotSet::one(slot);
         let counts = |slot: usize| !self.children[slot].is_volatile();
         let all_volatile = !self.active.get().iter().any(counts);

@@ -20,6 +20,7 @@ mod read;
 mod write;
 
 mod fault;
+mod member;
 mod resolve;
 mod stop;
 mod table;
@@ -47,6 +48,7 @@ mod tests;
 pub use assembly::{AssemblyError, Blocked};
 pub use create::CreateError;
 pub use env::{Candidate, ForceStart, NexusEnv, NexusSpec, Parts, Policy, Presence, Timeouts};
+pub use member::{MemberError, Removal};
 pub use mutant::Mutant;
 pub use nexus::Nexus;
 pub use state::{ChildState, FaultReason};
