@@ -4,3 +4,4 @@ mod assembly;
 mod basics;
 mod faults;
 mod last_copy;
+mod members;

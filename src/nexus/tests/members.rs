@@ -1,0 +1,164 @@
+//! Members come, come back and go (spec section 10, B0, R8, G7).
+
+use std::time::Duration;
+
+use super::super::sim::{Rig, SimEnv};
+use super::super::status::Health;
+use super::super::{Candidate, MemberError, Nexus, Removal};
+use super::basics::{SIZE, filled, read, states};
+use crate::io::sim::{SimDisk, SimFault, SimNode};
+use crate::io::{BlockDevice, Clock};
+use crate::model::status::ReplicaState::{Blank, InSync, Stale};
+
+/// Runs a test on a volume over the first `members` of `disks` disks.
+fn on_part(
+    seed: u64,
+    (members, disks): (usize, usize),
+    test: impl AsyncFnOnce(Rig, SimNode, Nexus<SimEnv>) + 'static,
+) {
+    let rig = Rig::new(seed, disks, SIZE, 4096);
+    let sim = rig.sim.clone();
+    sim.block_on(async move {
+        let node = rig.sim.node();
+        let candidates = rig.candidates(&rig.all()).into_iter().take(members);
+        let created = Nexus::create(rig.parts(&node), rig.spec.clone(), candidates.collect());
+        let nexus = created.await.unwrap();
+        test(rig, node, nexus).await;
+    });
+}
+
+fn candidate(rig: &Rig, disk: usize) -> Candidate<SimDisk> {
+    rig.candidates(&rig.all()).swap_remove(disk)
+}
+
+#[test]
+fn a_volume_with_one_member_takes_a_second_one_and_gives_it_back() {
+    on_part(1, (1, 2), async |rig, node, nexus| {
+        nexus.write(0, &filled(4096, 1), false).await.unwrap();
+        assert!(nexus.inner.single.get(), "R8");
+        nexus.add_member(candidate(&rig, 1)).await.unwrap();
+        assert!(!nexus.inner.single.get(), "B0");
+        assert_eq!(states(&nexus), [InSync, Blank]);
+        assert_eq!(nexus.status().health, Health::Degraded);
+        assert_eq!(
+            rig.durable(0, 0, 4096),
+            vec![1; 4096],
+            "B0: what was acknowledged is flushed"
+        );
+        nexus.write(4096, &filled(4096, 2), false).await.unwrap();
+        assert_eq!(
+            rig.visible(1, 4096, 4096),
+            vec![0; 4096],
+            "I8: nothing before its rebuild"
+        );
+
+        let again = nexus.add_member(candidate(&rig, 1)).await;
+        assert!(
+            matches!(again, Err(MemberError::AlreadyThere(_))),
+            "{again:?}"
+        );
+        let last = nexus.remove_member(Rig::replica_id(0)).await;
+        assert_eq!(last, Err(MemberError::LastCopy(Rig::replica_id(0))), "G7");
+
+        let gone = nexus.remove_member(Rig::replica_id(1)).await;
+        assert_eq!(gone, Ok(Removal::Wiped));
+        assert!(nexus.inner.single.get(), "R8");
+        assert_eq!(states(&nexus), [InSync]);
+        assert_eq!(read(&nexus, 4096, 4096).await, Ok(vec![2; 4096]));
+        drop(nexus);
+        node.kill();
+        let node = rig.sim.node();
+        let nexus = rig.assemble(&node, &rig.all()).await.unwrap();
+        assert!(nexus.inner.single.get(), "R8: removed members do not count");
+        assert_eq!(read(&nexus, 4096, 4096).await, Ok(vec![2; 4096]));
+        nexus.add_member(candidate(&rig, 1)).await.unwrap();
+        assert_eq!(states(&nexus), [InSync, Blank], "its old slot serves again");
+    });
+}
+
+/// R8: one healthy child is not one member.
+#[test]
+fn a_table_with_two_members_and_one_healthy_child_never_takes_the_fast_path() {
+    on_part(2, (2, 2), async |rig, node, nexus| {
+        let nexus = {
+            rig.disks[1].set_fault(SimFault {
+                lost: true,
+                ..SimFault::default()
+            });
+            nexus.write(0, &filled(4096, 1), false).await.unwrap();
+            nexus.inner.signal.until(|| rig.committed() == [0]).await;
+            assert_eq!(states(&nexus), [InSync, Stale]);
+            assert!(!nexus.inner.single.get());
+            drop(nexus);
+            node.kill();
+            let node = rig.sim.node();
+            rig.assemble(&node, &[true, false]).await.unwrap()
+        };
+        assert!(!nexus.inner.single.get());
+        nexus.write(0, &filled(4096, 3), false).await.unwrap();
+        let replica = nexus.inner.children[0].replica().unwrap();
+        let missed = replica.set_count(crate::replica::BitmapKind::Missed);
+        assert!(missed > 0, "W4: what the other one lacks is recorded");
+    });
+}
+
+#[test]
+fn a_faulted_member_lets_go_of_its_file_and_can_be_brought_back() {
+    on_part(3, (2, 2), async |rig, node, nexus| {
+        rig.disks[1].set_fault(SimFault {
+            lost: true,
+            ..SimFault::default()
+        });
+        nexus.write(0, &filled(4096, 1), false).await.unwrap();
+        let child = &nexus.inner.children[1];
+        nexus.inner.signal.until(|| rig.committed() == [0]).await;
+        node.sleep(Duration::from_secs(1)).await;
+        assert!(!child.is_here(), "A1, E6: it is opened anew or not at all");
+        assert!(nexus.status().children[1].wants_attach);
+        let refused = nexus.attach(candidate(&rig, 1)).await;
+        assert!(refused.is_err(), "the disk is still lost");
+        rig.disks[1].set_fault(SimFault::default());
+        nexus.attach(candidate(&rig, 1)).await.unwrap();
+        let status = nexus.status();
+        assert!(status.children[1].wants_rebuild && !status.children[1].wants_attach);
+        assert_eq!(states(&nexus), [InSync, Stale], "G6");
+    });
+}
+
+#[test]
+fn a_member_without_its_label_is_blank_and_never_partly_rebuilt() {
+    on_part(4, (2, 2), async |rig, node, nexus| {
+        drop(nexus);
+        node.kill();
+        let node = rig.sim.node();
+        let nexus = rig.assemble(&node, &[true, false]).await.unwrap();
+        rig.disks[1].erase();
+        nexus.attach(candidate(&rig, 1)).await.unwrap();
+        let table = nexus.inner.table.borrow().clone();
+        assert!(table.members[1].insync_id.is_nil(), "L2, B3");
+        let label = nexus.inner.children[1].replica().unwrap().label();
+        assert_eq!(label.ancestors.iter().count(), 0, "B3: it has no history");
+    });
+}
+
+#[test]
+fn the_membership_has_sixteen_slots_and_old_ones_are_used_again() {
+    on_part(5, (1, 18), async |rig, _, nexus| {
+        for disk in 1..16 {
+            nexus.add_member(candidate(&rig, disk)).await.unwrap();
+        }
+        let refused = nexus.add_member(candidate(&rig, 16)).await;
+        assert_eq!(refused, Err(MemberError::Full));
+        nexus.remove_member(Rig::replica_id(3)).await.unwrap();
+        nexus.remove_member(Rig::replica_id(7)).await.unwrap();
+        nexus.add_member(candidate(&rig, 16)).await.unwrap();
+        nexus.add_member(candidate(&rig, 17)).await.unwrap();
+        let table = nexus.inner.table.borrow().clone();
+        assert_eq!(
+            table.members[3].replica,
+            Rig::replica_id(16),
+            "the oldest first"
+        );
+        assert_eq!(table.members[7].replica, Rig::replica_id(17));
+    });
+}
