@@ -20,6 +20,7 @@ mod read;
 mod write;
 
 mod fault;
+mod grow;
 mod member;
 mod resolve;
 mod stop;
