@@ -369,6 +369,10 @@ fn initial_status() -> NexusStatus {
         size_bytes: 0,
         children: Vec::new(),
         unresolved_bytes: 0,
+        hedged_reads: 0,
+        scrub: None,
+        last_scrub: None,
+        scrubbed: crate::nexus::ScrubTotals::default(),
         lost_unflushed: false,
     }
 }

@@ -251,6 +251,9 @@ impl<E: NexusEnv> Inner<E> {
             table_busy: Cell::new(false),
             fault_task: Cell::new(false),
             resolve_task: Cell::new(false),
+            races: super::race::Races::default(),
+            repairs: super::repair::Repairs::default(),
+            scrubbing: super::scrub::Scrubbing::default(),
             version: Cell::new(1),
             signal: super::signal::Signal::default(),
         }

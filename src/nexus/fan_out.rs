@@ -23,6 +23,17 @@ pub(super) enum Failure {
     Flush(IoError),
 }
 
+impl Failure {
+    /// What the child answered.
+    pub(super) const fn error(self) -> IoError {
+        match self {
+            Self::Label(error) | Self::Data(error) | Self::Read(error) | Self::Flush(error) => {
+                error
+            }
+        }
+    }
+}
+
 /// An operation on one child. Boxed because it may have to outlive the request: one allocation per member and write,
 /// next to a copy of the payload.
 pub(super) type Operation = Pin<Box<dyn Future<Output = Result<(), Failure>>>>;

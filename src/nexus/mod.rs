@@ -16,13 +16,15 @@ mod flush;
     reason = "the file with the nexus itself is named after it"
 )]
 mod nexus;
+mod race;
 mod read;
 mod write;
 
 mod fault;
-mod grow;
 mod member;
+mod repair;
 mod resolve;
+mod scrub;
 mod stop;
 mod table;
 
@@ -37,6 +39,7 @@ mod fan_out;
 mod range_lock;
 mod signal;
 mod slots;
+mod vote;
 
 pub mod mutant;
 pub mod status;
@@ -52,6 +55,9 @@ pub use env::{Candidate, ForceStart, NexusEnv, NexusSpec, Parts, Policy, Presenc
 pub use member::{MemberError, Removal};
 pub use mutant::Mutant;
 pub use nexus::Nexus;
+pub use scrub::{
+    ChunkFinding, FoundChunk, ScrubError, ScrubProgress, ScrubReport, ScrubRequest, ScrubTotals,
+};
 pub use state::{ChildState, FaultReason};
 pub use status::{ChildStatus, Health, NexusStatus};
 pub use witness::{Witness, WitnessError, WitnessMember, WitnessPosition, WitnessRecord};

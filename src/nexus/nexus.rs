@@ -11,7 +11,10 @@ use tokio::sync::oneshot;
 use super::child::Child;
 use super::chunk_set::ChunkSet;
 use super::env::{NexusEnv, NexusSpec, Parts, Policy};
+use super::race::Races;
 use super::range_lock::RangeLock;
+use super::repair::Repairs;
+use super::scrub::Scrubbing;
 use super::signal::Signal;
 use super::slots::{SLOTS_MAX, SlotSet};
 use super::state::{ChildEvent, ChildState, FaultReason};
@@ -65,6 +68,9 @@ pub(super) struct Inner<E: NexusEnv> {
     /// Whether the task that commits faults is under way.
     pub(super) fault_task: Cell<bool>,
     pub(super) resolve_task: Cell<bool>,
+    pub(super) races: Races,
+    pub(super) repairs: Repairs,
+    pub(super) scrubbing: Scrubbing,
     /// Counts what [`Nexus::status`] would show differently.
     pub(super) version: Cell<u64>,
     pub(super) signal: Signal,
@@ -172,7 +178,7 @@ impl<E: NexusEnv> Nexus<E> {
 
 impl<E: NexusEnv> Inner<E> {
     /// Takes a request in. Waits only while the nexus is paused.
-    async fn admit(self: &Rc<Self>) -> Result<Running<E>, IoError> {
+    pub(super) async fn admit(self: &Rc<Self>) -> Result<Running<E>, IoError> {
         loop {
             match self.mode.get() {
                 Mode::Serving => {}
@@ -369,8 +375,8 @@ impl<E: NexusEnv> BlockDevice for Nexus<E> {
         .await
     }
 
-    async fn grow(&self, size: u64) -> Result<(), IoError> {
-        self.grow_to(size).await
+    async fn grow(&self, _size: u64) -> Result<(), IoError> {
+        Err(IoError::EOPNOTSUPP)
     }
 }
 

@@ -1,18 +1,15 @@
 //! Data path, hop 3 of 5: reads: lock the range, make it equal where it may not be, ask one child (spec section 4).
 
-use std::future::poll_fn;
 use std::ops::Range;
-use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
 
 use super::env::NexusEnv;
-use super::fan_out::Failure;
+use super::fan_out::{Failure, Operation};
 use super::mutant::Mutant;
 use super::nexus::{Inner, Mode};
+use super::race::Race;
 use super::slots::SlotSet;
 use super::state::{ChildState, FaultReason};
-use super::write::Verdict;
 use crate::io::{IoBuffer, IoError};
 
 /// Reads of neighbouring data go to the same member: this many bytes before the next one takes over.
@@ -62,8 +59,8 @@ impl<E: NexusEnv> Inner<E> {
         }
     }
 
-    /// Reads from one member, then from the others, and tells which one had it. Those that failed although another had the data are faulted
-    /// (spec R4, first part). Somebody holds the range lock.
+    /// Reads from one member, then from the others, and tells which one had it. What went wrong on the way is put right
+    /// in the background (spec R4). Somebody holds the range lock.
     ///
     /// # Errors
     /// `EIO` when no member has the data; then nobody is faulted.
@@ -72,62 +69,55 @@ impl<E: NexusEnv> Inner<E> {
         offset: u64,
         len: usize,
     ) -> Result<(SlotSet, IoBuffer), IoError> {
-        let mut tried = SlotSet::EMPTY;
-        let mut failed: Vec<(usize, FaultReason)> = Vec::new();
-        while let Some(slot) = self.choose(offset, tried) {
-            tried.insert(slot);
-            // A fresh buffer for each try: an abandoned one still belongs to the kernel (spec R5, R7).
-            let buffer = self.parts.buffers.get(len);
-            match self.read_from(slot, offset, &buffer).await {
-                Ok(true) => {
-                    self.succeeded_reading(slot);
-                    for (slot, reason) in failed {
-                        self.fault(slot, reason);
-                    }
-                    return Ok((SlotSet::one(slot), buffer));
-                }
-                Ok(false) => {}
-                Err(error) => match Verdict::of(Failure::Read(error)) {
-                    Verdict::Child(reason) => failed.push((slot, reason)),
-                    Verdict::Full | Verdict::Request => return Err(IoError::EIO),
-                },
-            }
-        }
-        if let (&[(slot, reason)], true) = (failed.as_slice(), self.usable().len() == 1)
-            && self.usable().contains(slot)
-        {
-            self.failed_as_last(slot, reason);
-        }
-        Err(IoError::EIO)
+        self.read_any_but(SlotSet::EMPTY, offset, len).await
     }
 
-    /// Reads from one member; false when it was faulted meanwhile and the answer was not waited for.
-    pub(super) async fn read_from(
-        &self,
+    /// The same without asking some of the members.
+    pub(super) async fn read_any_but(
+        self: &Rc<Self>,
+        but: SlotSet,
+        offset: u64,
+        len: usize,
+    ) -> Result<(SlotSet, IoBuffer), IoError> {
+        let mut race = Race::new(Rc::clone(self), offset..offset + len as u64, but);
+        let answer = race.run().await;
+        match &answer {
+            Ok(Some((slot, _))) => {
+                self.succeeded_reading(*slot);
+                race.blame();
+            }
+            Ok(None) if self.usable().len() == 1 => {
+                let failed = race.sole_failure();
+                if let Some((slot, reason)) = failed.filter(|(s, _)| self.usable().contains(*s)) {
+                    self.failed_as_last(slot, reason);
+                }
+            }
+            Ok(None) | Err(_) => {}
+        }
+        race.end();
+        let (slot, data) = answer?.ok_or(IoError::EIO)?;
+        Ok((SlotSet::one(slot), data))
+    }
+
+    /// A read of one member that may be abandoned: it holds what it needs until the answer is in (spec F1, R5, R7).
+    pub(super) fn read_on(
+        self: &Rc<Self>,
         slot: usize,
         offset: u64,
-        buffer: &IoBuffer,
-    ) -> Result<bool, IoError> {
-        let child = &self.children[slot];
-        let replica = child.replica()?;
-        let _hold = child.hold(&self.signal);
-        let mut read = pin!(self.retrying(|| replica.read(offset, buffer)));
-        let mut listener = self.signal.listen();
-        poll_fn(|context| {
-            if let Poll::Ready(result) = read.as_mut().poll(context) {
-                return Poll::Ready(result.map(|()| true));
-            }
-            if !self.usable().contains(slot) {
-                return Poll::Ready(Ok(false));
-            }
-            listener.register(context);
-            Poll::Pending
+        buffer: IoBuffer,
+    ) -> Operation {
+        let inner = Rc::clone(self);
+        Box::pin(async move {
+            let child = &inner.children[slot];
+            let replica = child.replica().map_err(Failure::Read)?;
+            let _hold = child.hold(&inner.signal);
+            let result = inner.retrying(|| replica.read(offset, &buffer)).await;
+            result.map_err(Failure::Read)
         })
-        .await
     }
 
     /// Notes that a read succeeded: that says nothing about writes and flushes.
-    fn succeeded_reading(&self, slot: usize) {
+    pub(super) fn succeeded_reading(&self, slot: usize) {
         if let ChildState::Failing(FaultReason::Read(_)) = self.children[slot].state() {
             self.succeeded(slot);
         }
@@ -135,7 +125,7 @@ impl<E: NexusEnv> Inner<E> {
 
     /// Spec R1: a member of the committed active set; healthy before failing, then the least busy one, then sticky by
     /// place so that sequential reads stay together.
-    fn choose(&self, offset: u64, tried: SlotSet) -> Option<usize> {
+    pub(super) fn choose(&self, offset: u64, tried: SlotSet) -> Option<usize> {
         let count = self.members().len() as u64;
         let rank = |slot: &usize| {
             let child = &self.children[*slot];

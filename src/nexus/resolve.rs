@@ -10,6 +10,8 @@ use super::env::NexusEnv;
 use super::fan_out::{Failure, Operation};
 use super::mutant::Mutant;
 use super::nexus::{Inner, Mode, nap};
+use super::repair::is_correctable;
+use super::vote::extend;
 use crate::io::{IoBuffer, IoError, Spawn};
 use crate::replica::BitmapKind;
 
@@ -33,7 +35,7 @@ impl<E: NexusEnv> Inner<E> {
         answered.await.unwrap_or(Err(IoError::Stopped))
     }
 
-    async fn resolve_range(self: &Rc<Self>, range: Range<u64>) -> Result<(), IoError> {
+    pub(super) async fn resolve_range(self: &Rc<Self>, range: Range<u64>) -> Result<(), IoError> {
         loop {
             let next = self.unresolved.borrow().first_in(&range);
             match next {
@@ -64,7 +66,13 @@ impl<E: NexusEnv> Inner<E> {
                 continue;
             };
             from = chunk.end;
-            if self.resolve_chunk(chunk).await.is_err() {
+            // Not while the way that requests are served changes: on the fast path nobody takes locks (spec R8).
+            let Ok(running) = self.admit().await else {
+                break;
+            };
+            let resolved = self.resolve_chunk(chunk).await;
+            drop(running);
+            if resolved.is_err() {
                 nap(&self, AFTER_FAILURE).await;
             } else if self.running.get() > 0 {
                 nap(&self, THROTTLE).await;
@@ -121,12 +129,19 @@ impl<E: NexusEnv> Inner<E> {
             let _hold = child.hold(&inner.signal);
             let replica = child.replica().map_err(Failure::Data)?;
             let found = inner.parts.buffers.get(data.len());
-            inner
-                .retrying(|| replica.read(start, &found))
-                .await
-                .map_err(Failure::Read)?;
-            let block = inner.alignment.offset as usize;
-            let differing = differing_runs(&data, &found, block);
+            let read = inner.retrying(|| replica.read(start, &found)).await;
+            let differing = match read {
+                Ok(()) => {
+                    let block = inner.alignment.offset as usize;
+                    differing_runs(&data, &found, block)
+                }
+                // What can't be read may be writable (spec R4).
+                Err(error) if is_correctable(error) => {
+                    inner.read_failed(slot, start..start + data.len() as u64, error);
+                    vec![0..data.len()]
+                }
+                Err(error) => return Err(Failure::Read(error)),
+            };
             if differing.is_empty() {
                 return Ok(());
             }
@@ -157,12 +172,8 @@ fn differing_runs(a: &IoBuffer, b: &IoBuffer, block: usize) -> Vec<Range<usize>>
     let mut runs: Vec<Range<usize>> = Vec::new();
     for start in (0..a.len()).step_by(block) {
         let end = (start + block).min(a.len());
-        if a[start..end] == b[start..end] {
-            continue;
-        }
-        match runs.last_mut() {
-            Some(run) if run.end == start => run.end = end,
-            _ => runs.push(start..end),
+        if a[start..end] != b[start..end] {
+            extend(&mut runs, start..end);
         }
     }
     runs

@@ -93,6 +93,8 @@ pub enum FaultReason {
     Flush(IoError),
     /// A read failed and another copy had the data.
     Read(IoError),
+    /// Too many of its reads had to be corrected from another copy.
+    ReadErrors,
     /// Its label or bitmap area could not be written.
     Label(IoError),
     /// Its pool is full and others' are not.
@@ -116,6 +118,9 @@ impl fmt::Display for FaultReason {
             Self::Flush(error) => write!(f, "FlushError: {error}"),
             Self::Read(error) => write!(f, "ReadError: {error}"),
             Self::Label(error) => write!(f, "LabelError: {error}"),
+            Self::ReadErrors => {
+                f.write_str("ReadErrors: more than 20 reads had to be corrected within an hour")
+            }
             Self::NoSpace => f.write_str("NoSpace: its pool is full"),
             Self::Truncated => f.write_str("Truncated: its file is shorter than its label says"),
             Self::TimedOut(error) => write!(f, "TimedOut: it kept answering \"{error}\""),

@@ -1,8 +1,12 @@
 //! What a nexus tells about itself.
 
+use std::sync::Arc;
+
 use super::child::Child;
 use super::env::NexusEnv;
 use super::nexus::{Inner, Mode};
+use super::repair::Repairs;
+use super::scrub::{ScrubProgress, ScrubReport, ScrubTotals};
 use super::state::{ChildState, FaultReason};
 use crate::io::BlockDevice;
 use crate::model::status::ReplicaState;
@@ -25,6 +29,14 @@ pub struct NexusStatus {
     pub children: Vec<ChildStatus>,
     /// Bytes that are not known to be equal on all in-sync members; they are made so in the background (spec R3).
     pub unresolved_bytes: u64,
+    /// Reads that were sent to another member as well because the first took too long (spec R5), since the start.
+    pub hedged_reads: u64,
+    /// How far a scrub is; none while there is none.
+    pub scrub: Option<ScrubProgress>,
+    /// What the scrub found that ended last, since the start.
+    pub last_scrub: Option<Arc<ScrubReport>>,
+    /// What all scrubs found, since the start.
+    pub scrubbed: ScrubTotals,
     /// Acknowledged writes may be gone: writes and flushes fail until the frontends re-attach (spec F2).
     pub lost_unflushed: bool,
 }
@@ -53,6 +65,8 @@ pub struct ChildStatus {
     pub state: ReplicaState,
     /// Why it is in that state.
     pub reason: Option<String>,
+    /// Reads of it that were corrected from another copy (spec R4), since the start.
+    pub corrected_reads: u64,
     /// Whether it is in the table; else it was offered at assembly and is not.
     pub is_member: bool,
     /// Whether it is out of sync, and has to be opened and locked again before it can be rebuilt: [`super::Nexus::attach`].
@@ -64,7 +78,8 @@ pub struct ChildStatus {
 impl<E: NexusEnv> Inner<E> {
     pub(super) fn status(&self) -> NexusStatus {
         let committed = self.committed.borrow();
-        let children = self.children.iter().filter_map(child_status);
+        let status = |child| child_status(child, &self.repairs);
+        let children = self.children.iter().filter_map(status);
         let spares = self.spares.borrow();
         NexusStatus {
             version: self.version.get(),
@@ -74,6 +89,10 @@ impl<E: NexusEnv> Inner<E> {
             size_bytes: self.size.get(),
             children: children.chain(spares.iter().cloned()).collect(),
             unresolved_bytes: self.unresolved.borrow().bytes(),
+            hedged_reads: self.races.hedged.get(),
+            scrub: self.scrubbing.progress(),
+            last_scrub: self.scrubbing.last(),
+            scrubbed: self.scrubbing.totals(),
             lost_unflushed: self.lost_unflushed.get(),
         }
     }
@@ -91,7 +110,7 @@ impl<E: NexusEnv> Inner<E> {
     }
 }
 
-fn child_status<D: BlockDevice>(child: &Child<D>) -> Option<ChildStatus> {
+fn child_status<D: BlockDevice>(child: &Child<D>, repairs: &Repairs) -> Option<ChildStatus> {
     let own = child.identity()?;
     let here = child.is_here();
     let state = match child.state() {
@@ -118,6 +137,7 @@ fn child_status<D: BlockDevice>(child: &Child<D>) -> Option<ChildStatus> {
         replica: Some(own.replica),
         state,
         reason,
+        corrected_reads: repairs.corrected(own.replica),
         is_member: true,
         wants_attach: is_out && !here,
         wants_rebuild: here && (is_out || child.state() == ChildState::Rebuilding),

@@ -16,7 +16,10 @@ impl<E: NexusEnv> Nexus<E> {
             inner.mode.set(Mode::Stopping);
             inner.touch();
         }
-        let idle = || inner.running.get() == 0 && !inner.resolve_task.get();
+        let idle = || {
+            let in_background = inner.resolve_task.get() || inner.scrubbing.is_running();
+            inner.running.get() == 0 && !in_background
+        };
         inner.signal.until(idle).await;
         let _lock = inner.lock_table().await;
         let clean = inner.close().await;

@@ -230,7 +230,7 @@ impl<E: NexusEnv> Inner<E> {
     }
 
     /// Data to one member.
-    async fn perform(
+    pub(super) async fn perform(
         &self,
         slot: usize,
         work: &Work,
