@@ -3,7 +3,9 @@
 use super::buffer::IoBuffer;
 use super::device::{Alignment, BlockDevice, IoError, ZeroOptions};
 use super::file::FileDevice;
+use super::inject::Injected;
 use super::memory::MemoryDevice;
+use super::reactor::Local;
 
 /// Where a replica's bytes are.
 #[derive(Debug)]
@@ -12,6 +14,8 @@ pub enum Disk {
     File(FileDevice),
     /// In RAM, of a memory pool.
     Memory(MemoryDevice),
+    /// One of the others, which breaks on command. Its futures are boxed, so that those of the others stay small.
+    Injected(Box<Injected<Local>>),
 }
 
 impl BlockDevice for Disk {
@@ -19,6 +23,7 @@ impl BlockDevice for Disk {
         match self {
             Self::File(device) => device.size(),
             Self::Memory(device) => device.size(),
+            Self::Injected(device) => device.size(),
         }
     }
 
@@ -26,6 +31,7 @@ impl BlockDevice for Disk {
         match self {
             Self::File(device) => device.alignment(),
             Self::Memory(device) => device.alignment(),
+            Self::Injected(device) => device.alignment(),
         }
     }
 
@@ -33,6 +39,7 @@ impl BlockDevice for Disk {
         match self {
             Self::File(device) => device.read(offset, buf).await,
             Self::Memory(device) => device.read(offset, buf).await,
+            Self::Injected(device) => Box::pin(device.read(offset, buf)).await,
         }
     }
 
@@ -40,6 +47,7 @@ impl BlockDevice for Disk {
         match self {
             Self::File(device) => device.write(offset, buf, fua).await,
             Self::Memory(device) => device.write(offset, buf, fua).await,
+            Self::Injected(device) => Box::pin(device.write(offset, buf, fua)).await,
         }
     }
 
@@ -52,6 +60,7 @@ impl BlockDevice for Disk {
         match self {
             Self::File(device) => device.write_zeroes(offset, len, options).await,
             Self::Memory(device) => device.write_zeroes(offset, len, options).await,
+            Self::Injected(device) => Box::pin(device.write_zeroes(offset, len, options)).await,
         }
     }
 
@@ -59,6 +68,7 @@ impl BlockDevice for Disk {
         match self {
             Self::File(device) => device.flush().await,
             Self::Memory(device) => device.flush().await,
+            Self::Injected(device) => Box::pin(device.flush()).await,
         }
     }
 
@@ -66,6 +76,7 @@ impl BlockDevice for Disk {
         match self {
             Self::File(device) => device.grow(size).await,
             Self::Memory(device) => device.grow(size).await,
+            Self::Injected(device) => Box::pin(device.grow(size)).await,
         }
     }
 }

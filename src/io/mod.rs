@@ -10,6 +10,7 @@ pub mod clock;
 pub mod disk;
 pub mod file;
 pub mod gate;
+pub mod inject;
 pub mod memory;
 pub mod reactor;
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub use clock::{Clock, Rng, Spawn};
 pub use device::{Alignment, BlockDevice, IoError, ZeroOptions};
 pub use disk::Disk;
 pub use file::FileDevice;
+pub use inject::{Faults, Injected};
 pub use memory::MemoryDevice;
 pub use reactor::{Local, ReactorHandle};
 pub use ring::Readable;

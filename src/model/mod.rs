@@ -3,6 +3,7 @@
 //! Plain data without behaviour beyond validation. Specs carry no serde and no source positions: those stay in
 //! `config/`. Statuses serialise, because `/v1/status` and the CLI exchange them. Start with [`spec`].
 
+pub mod fault;
 pub mod id;
 pub mod observed;
 pub mod policy;

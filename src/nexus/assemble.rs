@@ -348,15 +348,8 @@ impl<E: NexusEnv> Inner<E> {
             return;
         }
         let mut unresolved = self.unresolved.borrow_mut();
-        for slot in self.active.get().iter() {
-            let Ok(replica) = self.children[slot].replica() else {
-                continue;
-            };
-            let shift = replica.region_shift();
-            for run in replica.set_regions(BitmapKind::Intent) {
-                let end = (run.end << shift).min(self.size.get());
-                unresolved.insert(run.start << shift..end);
-            }
+        for range in self.intent_of(self.active.get()) {
+            unresolved.insert(range.start..range.end.min(self.size.get()));
         }
     }
 
@@ -404,13 +397,16 @@ impl<E: NexusEnv> Inner<E> {
         }
     }
 
-    /// The regions that may differ between these members (spec A7).
+    /// The bytes that may differ between these members (spec A7).
     fn intent_of(&self, members: SlotSet) -> Vec<Range<u64>> {
-        let replicas = members
-            .iter()
-            .filter_map(|slot| self.children[slot].replica().ok());
-        let runs = replicas.flat_map(|replica| replica.set_regions(BitmapKind::Intent));
-        runs.collect()
+        let here = |slot: usize| self.children[slot].replica().ok();
+        let mut ranges = Vec::new();
+        for replica in members.iter().filter_map(here) {
+            let shift = replica.region_shift();
+            let runs = replica.set_regions(BitmapKind::Intent).into_iter();
+            ranges.extend(runs.map(|run| run.start << shift..run.end << shift));
+        }
+        ranges
     }
 
     fn failures(&self, failed: SlotSet) -> String {
@@ -446,9 +442,17 @@ impl<E: NexusEnv> Inner<E> {
                 let merged = replica.merge_intent_into_missed().await;
                 merged.map_err(Failure::Label)?;
             }
-            for regions in intent.into_iter().filter(|_| is_target) {
-                let listed = replica.set_durable(BitmapKind::Missed, regions).await;
-                listed.map_err(Failure::Label)?;
+            for range in intent.into_iter().filter(|_| is_target) {
+                let end = range.end.min(replica.data_len());
+                if range.start < end {
+                    let regions = replica.regions(range.start, end - range.start);
+                    let listed = replica.set_durable(BitmapKind::Missed, regions).await;
+                    listed.map_err(Failure::Label)?;
+                }
+            }
+            if replica.data_len() < table.data_len {
+                // A growth that was cut short.
+                replica.grow(table.data_len).await.map_err(Failure::Label)?;
             }
             let label = own_label(&replica.label(), table);
             replica.write_label(&label).await.map_err(Failure::Label)

@@ -25,6 +25,15 @@ impl ChunkSet {
         }
     }
 
+    /// The volume has `size` bytes now, more than before; what is new is not in the set.
+    pub(super) fn grow(&mut self, size: u64) {
+        self.size = size;
+        if !self.bits.is_empty() {
+            let chunks = size.div_ceil(CHUNK);
+            self.bits.resize(index(chunks.div_ceil(64)), 0);
+        }
+    }
+
     pub(super) const fn is_empty(&self) -> bool {
         self.count == 0
     }

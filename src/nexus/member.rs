@@ -166,6 +166,11 @@ impl<E: NexusEnv> Nexus<E> {
                 "its label is from another membership: take it out of the volume and add it again";
             return Err(MemberError::Refused(why.to_owned()));
         }
+        let (len, shift) = {
+            let table = inner.table.borrow();
+            (table.data_len, table.region_shift)
+        };
+        catch_up(&replica, len, shift).await?;
         child.enter(identity, Rc::new(replica));
         inner.touch();
         Ok(())
@@ -360,6 +365,34 @@ fn incoming<D>(candidate: Candidate<D>) -> Result<Incoming<D>, MemberError> {
             .ok_or_else(|| refused("its pool has no id"))?,
         disk,
     })
+}
+
+/// The volume grew while the member was away: so does its file, and its own label says so, with the generation that it
+/// had.
+async fn catch_up<D: BlockDevice>(
+    replica: &Replica<D>,
+    data_len: u64,
+    region_shift: u32,
+) -> Result<(), MemberError> {
+    let own = replica.label();
+    if own.data_len > data_len {
+        let why = format!(
+            "it has {} bytes of data, the volume only {data_len}: a volume never shrinks",
+            own.data_len
+        );
+        return Err(MemberError::Refused(why));
+    }
+    if own.data_len < data_len {
+        replica.grow(data_len).await.map_err(MemberError::Label)?;
+        let label = Label {
+            data_len,
+            region_shift,
+            ..(*own).clone()
+        };
+        let written = replica.write_label(&label).await;
+        written.map_err(MemberError::Label)?;
+    }
+    Ok(())
 }
 
 /// Whether there is a label, without taking the disk.

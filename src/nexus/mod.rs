@@ -21,6 +21,7 @@ mod read;
 mod write;
 
 mod fault;
+mod grow;
 mod member;
 mod repair;
 mod resolve;

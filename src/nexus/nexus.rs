@@ -375,8 +375,8 @@ impl<E: NexusEnv> BlockDevice for Nexus<E> {
         .await
     }
 
-    async fn grow(&self, _size: u64) -> Result<(), IoError> {
-        Err(IoError::EOPNOTSUPP)
+    async fn grow(&self, size: u64) -> Result<(), IoError> {
+        self.grow_to(size).await
     }
 }
 

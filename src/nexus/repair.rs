@@ -176,8 +176,8 @@ impl<E: NexusEnv> Inner<E> {
         let others = self.read_any_but(own, piece.start, len).await;
         // Spec G7: without another copy the member stays as it is.
         let (_, good) = others.map_err(|_| NotCorrected)?;
-        let whole = 0..len;
-        let rewrite = self.rewrite(slot, piece.start, good, vec![whole]);
+        let whole = std::iter::once(0..len).collect();
+        let rewrite = self.rewrite(slot, piece.start, good, whole);
         let outcome = self.fan_out(vec![(slot, rewrite)]).await;
         self.blame_failed_writes(&outcome, piece).await;
         outcome

@@ -138,7 +138,7 @@ impl<E: NexusEnv> Inner<E> {
                 // What can't be read may be writable (spec R4).
                 Err(error) if is_correctable(error) => {
                     inner.read_failed(slot, start..start + data.len() as u64, error);
-                    vec![0..data.len()]
+                    std::iter::once(0..data.len()).collect()
                 }
                 Err(error) => return Err(Failure::Read(error)),
             };
