@@ -3,5 +3,6 @@
 mod assembly;
 mod basics;
 mod faults;
+mod forced;
 mod last_copy;
 mod members;
