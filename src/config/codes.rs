@@ -324,21 +324,6 @@ pub static ALL: &[Explanation] = &[
         "If it was not meant, put the tables back. If it was, remove them in smaller steps or raise `max_removals`.",
     ),
     code(
-        "E0305",
-        "the set of replicas can't be changed yet",
-        "The files list other pools for an existing volume. This release can't rebuild, so the replicas stay as they are.",
-        "-pool = \"a\"\n+replicas = [\"a\", \"b\"]",
-        "Change it back, or make a new volume with those replicas and copy the data.",
-    ),
-    code(
-        "E0306",
-        "a volume can't grow yet",
-        "The files give an existing volume a larger `size`. This release does not grow volumes, so the old size stays in \
-         force.",
-        "-size = \"10GiB\"\n+size = \"20GiB\"",
-        "Change it back, or make a new, larger volume and copy the data.",
-    ),
-    code(
         "W0003",
         "the syntax is TOML 1.1",
         "Inline tables over several lines or with a trailing comma, and the escapes \\e and \\x, are TOML 1.1. volund \

@@ -90,3 +90,50 @@ impl Default for RetryPolicy {
         }
     }
 }
+
+impl RetryPolicy {
+    /// The wait after so many failures in a row; none after none.
+    #[must_use]
+    pub fn wait(&self, failures: u32) -> Duration {
+        if failures == 0 {
+            return Duration::ZERO;
+        }
+        let mut wait = self.initial_wait.min(self.max_wait);
+        for _ in 1..failures {
+            if wait >= self.max_wait || self.multiplier_percent <= 100 {
+                break;
+            }
+            let longer = wait.saturating_mul(self.multiplier_percent) / 100;
+            wait = longer.min(self.max_wait);
+        }
+        wait
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_by_the_multiplier_up_to_the_limit() {
+        let waits = |policy: RetryPolicy| -> Vec<u128> {
+            let failures = [0, 1, 2, 3, 4, 1000];
+            failures
+                .map(|failures| policy.wait(failures).as_millis())
+                .to_vec()
+        };
+        let built_in = RetryPolicy::default();
+        assert_eq!(waits(built_in), [0, 1000, 2000, 4000, 8000, 60_000]);
+        let gentle = RetryPolicy {
+            multiplier_percent: 150,
+            max_wait: Duration::from_secs(2),
+            ..built_in
+        };
+        assert_eq!(waits(gentle), [0, 1000, 1500, 2000, 2000, 2000]);
+        let even = RetryPolicy {
+            multiplier_percent: 100,
+            ..built_in
+        };
+        assert_eq!(waits(even), [0, 1000, 1000, 1000, 1000, 1000]);
+    }
+}

@@ -14,6 +14,7 @@ use super::state::{Event, Phase};
 use super::step::{PoolAction, VolumeAction, VolumeStep};
 use crate::engine::{Engine, EngineError};
 use crate::model::observed::Observed;
+use crate::model::policy::NodePolicy;
 use crate::model::{PoolName, VolumeName};
 
 /// Why something could not be done.
@@ -42,6 +43,8 @@ pub enum Task {
     },
     /// Quarantined data, gone for ever.
     Purge(String),
+    /// To the node.
+    Node(NodePolicy),
 }
 
 /// A call of the engine under way.
@@ -97,6 +100,10 @@ async fn execute(engine: &Engine, task: Task) -> Result<(), EngineError> {
         Task::Volume(name, action) => change(engine, &name, action).await,
         Task::Restore { entry, name } => engine.restore_volume(&entry, &name).await,
         Task::Purge(entry) => engine.purge(&entry).await,
+        Task::Node(policy) => {
+            engine.configure_node(policy);
+            Ok(())
+        }
     }
 }
 
@@ -119,6 +126,10 @@ async fn change(
             tracing::info!(volume = %name, entry, "data is in quarantine");
             Ok(())
         }
+        VolumeAction::Configure(policy) => engine.configure_volume(name, &policy).await,
+        VolumeAction::Grow { size } => engine.grow_volume(name, size).await,
+        VolumeAction::AddReplica { pool } => engine.add_replica(name, &pool).await,
+        VolumeAction::RemoveReplica { pool } => engine.remove_replica(name, &pool).await,
     }
 }
 
@@ -165,17 +176,18 @@ pub(super) fn start_volume(
                 tell(Event::Begin(phase));
             }
             running = phase;
-            result = execute(Task::Volume(name.clone(), step.action)).await;
-            if result.is_err() {
+            let is_independent = step.action.is_independent();
+            let ended = execute(Task::Volume(name.clone(), step.action)).await;
+            let failed = ended.is_err();
+            result = result.and(ended);
+            if failed && !is_independent {
+                tell(Event::Failed);
+                running = None;
                 break;
             }
         }
         if running.is_some() {
-            tell(if result.is_ok() {
-                Event::Done
-            } else {
-                Event::Failed
-            });
+            tell(Event::Done);
         }
         let _ = reports.send(Report::VolumeEnded(name.clone(), result));
     });
@@ -210,7 +222,12 @@ fn phase(action: &VolumeAction) -> Option<Phase> {
         VolumeAction::Rename { .. }
         | VolumeAction::Restore { .. }
         | VolumeAction::Ensure { .. } => Some(Phase::Create),
-        VolumeAction::SetPolicy(_) => None,
+        // Life goes on meanwhile.
+        VolumeAction::SetPolicy(_)
+        | VolumeAction::Configure(_)
+        | VolumeAction::Grow { .. }
+        | VolumeAction::AddReplica { .. }
+        | VolumeAction::RemoveReplica { .. } => None,
         VolumeAction::EnsureExport { .. } => Some(Phase::Attach),
         VolumeAction::RemoveExport => Some(Phase::Detach),
         VolumeAction::Quarantine => Some(Phase::Delete),

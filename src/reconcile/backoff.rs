@@ -2,12 +2,7 @@
 
 use std::time::Duration;
 
-/// First wait.
-const INITIAL: Duration = Duration::from_secs(1);
-/// Longest wait.
-const WAIT_MAX: Duration = Duration::from_secs(60);
-/// Failures in a row after which a volume counts as being in error.
-pub const ATTEMPTS_MAX: u32 = 8;
+use crate::model::policy::RetryPolicy;
 
 /// The failures in a row of one object. Times are readings of a monotonic clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,12 +12,11 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Notes a failure; the next attempt is due after 1 s, 2 s, 4 s, ... at most `wait_max`.
-    pub fn fail(&mut self, now: Duration, wait_max: Duration) {
-        let doublings = self.failures.min(16);
-        let wait = INITIAL.saturating_mul(1 << doublings);
+    /// Notes a failure; the next attempt is due after the policy's wait.
+    pub fn fail(&mut self, now: Duration, policy: &RetryPolicy) {
         self.failures = self.failures.saturating_add(1);
-        self.due = Some(now.saturating_add(wait.min(wait_max)));
+        let wait = policy.wait(self.failures);
+        self.due = Some(now.saturating_add(wait));
     }
 
     /// Forgets the failures: it went well, or something changed.
@@ -47,12 +41,6 @@ impl Backoff {
     pub fn failures(&self) -> u32 {
         self.failures
     }
-
-    /// The longest wait between attempts at a volume.
-    #[must_use]
-    pub const fn wait_max() -> Duration {
-        WAIT_MAX
-    }
 }
 
 #[cfg(test)]
@@ -64,9 +52,10 @@ mod tests {
         let mut backoff = Backoff::default();
         let now = Duration::from_secs(100);
         assert!(backoff.is_due(now));
+        let policy = RetryPolicy::default();
         let mut waits = Vec::new();
         for _ in 0..9 {
-            backoff.fail(now, Backoff::wait_max());
+            backoff.fail(now, &policy);
             waits.push((backoff.due().unwrap() - now).as_secs());
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);

@@ -16,24 +16,22 @@ pub const CODE_SHRINK: &str = "E0302";
 pub const CODE_IN_USE: &str = "E0303";
 /// Code of more removals than allowed.
 pub const CODE_REMOVALS: &str = "E0304";
-/// Code of other replicas.
-pub const CODE_REPLICAS: &str = "E0305";
-/// Code of a larger size.
-pub const CODE_GROW: &str = "E0306";
 
-/// What of `wanted` an existing volume can't become; empty when it is compatible.
-///
-/// `local` are the pools of this node that `wanted` names.
+/// What of `wanted` an existing volume can't become; empty when it is compatible. Its members and a larger size are
+/// not of that: they change while it runs.
 #[must_use]
-pub fn refusals(
-    name: &VolumeName,
-    wanted: &VolumeSpec,
-    local: &BTreeSet<PoolName>,
-    applied: &AppliedVolume,
-) -> Vec<Blocked> {
+pub fn refusals(name: &VolumeName, wanted: &VolumeSpec, applied: &AppliedVolume) -> Vec<Blocked> {
     let mut refusals = Vec::new();
-    if wanted.size != applied.size {
-        refusals.push(size_refusal(name, wanted, applied));
+    if wanted.size < applied.size {
+        refusals.push(refused(
+            "ShrinkRefused",
+            CODE_SHRINK,
+            format!(
+                "size {} -> {} refused: volume \"{name}\" would lose its end ({CODE_SHRINK}); make a new volume and \
+                 copy",
+                applied.size, wanted.size
+            ),
+        ));
     }
     if wanted.block_size != applied.block_size {
         let (old, new) = (bytes(applied.block_size), bytes(wanted.block_size));
@@ -45,41 +43,7 @@ pub fn refusals(
         let (old, new) = (thin.to_string(), wanted.thin.to_string());
         refusals.push(immutable(name, "thin", &old, &new));
     }
-    if !applied.replicas.is_subset(local) || applied.members != local.len() {
-        refusals.push(refused(
-            "ReplicasImmutable",
-            CODE_REPLICAS,
-            format!(
-                "replicas {} -> {} refused: the replicas of volume \"{name}\" can't be changed in this version \
-                 ({CODE_REPLICAS}); put the old list back",
-                list(&applied.replicas),
-                list(local)
-            ),
-        ));
-    }
     refusals
-}
-
-fn size_refusal(name: &VolumeName, wanted: &VolumeSpec, applied: &AppliedVolume) -> Blocked {
-    let (old, new) = (applied.size, wanted.size);
-    if new < old {
-        return refused(
-            "ShrinkRefused",
-            CODE_SHRINK,
-            format!(
-                "size {old} -> {new} refused: volume \"{name}\" would lose its end ({CODE_SHRINK}); make a new \
-                 volume and copy"
-            ),
-        );
-    }
-    refused(
-        "GrowUnsupported",
-        CODE_GROW,
-        format!(
-            "size {old} -> {new} refused: volume \"{name}\" can't grow in this version ({CODE_GROW}); put the old \
-             size back"
-        ),
-    )
 }
 
 fn immutable(name: &VolumeName, key: &str, old: &str, new: &str) -> Blocked {
@@ -101,7 +65,8 @@ pub(super) fn refused(reason: &str, code: &str, message: String) -> Blocked {
     }
 }
 
-/// What the volume is run with: what was asked for, with the refused keys as they were.
+/// What the volume is opened with: what was asked for, with the refused keys as they were, and with the members and
+/// the size that it has. Those change once it runs.
 #[must_use]
 pub fn effective(
     wanted: &VolumeSpec,
@@ -112,12 +77,17 @@ pub fn effective(
     spec.size = applied.size;
     spec.block_size = applied.block_size;
     spec.thin = applied.thin.unwrap_or(wanted.thin);
-    let compatible = applied.replicas.is_subset(local) && applied.members == local.len();
-    if compatible {
-        spec.replicas.retain(|pool| local.contains(pool));
-    } else {
-        spec.replicas = applied.replicas.iter().cloned().collect();
-    }
+    // Nobody knows where some members are when `state/` was lost while a pool is away: one of the listed pools may
+    // have them.
+    let is_known = applied.members <= applied.replicas.len();
+    spec.replicas
+        .retain(|pool| applied.replicas.contains(pool) || (!is_known && local.contains(pool)));
+    let others = applied.replicas.iter();
+    let others: Vec<_> = others
+        .filter(|pool| !spec.replicas.contains(pool))
+        .cloned()
+        .collect();
+    spec.replicas.extend(others);
     spec
 }
 

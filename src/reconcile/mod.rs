@@ -36,6 +36,12 @@
 //!                                                                 rewritten when it differs); does not assemble it
 //! async fn purge(&self, entry: &str)                                     deletes the entry's replicas for ever
 //!
+//! fn configure_node(&self, policy: NodePolicy)                           from now on; so the next one
+//! async fn configure_volume(&self, name: &VolumeName, policy: &VolumePolicy)
+//! async fn grow_volume(&self, name: &VolumeName, size: Bytes)            all replicas, or nothing: `NoSpace`
+//! async fn add_replica(&self, name: &VolumeName, pool: &PoolName)        returns once it is in the table; built later
+//! async fn remove_replica(&self, name: &VolumeName, pool: &PoolName)     `LastCopy`; the pool may be offline
+//!
 //! A quarantine entry is *all* quarantined replicas of one volume id, over all pools, so that a restore brings every
 //! copy back.
 //!
@@ -52,6 +58,7 @@ mod reconciler;
 mod records;
 pub mod report;
 mod status;
+mod wording;
 
 pub use events::{EventRecord, Events};
 pub use handle::{Config, Handle, Refusal, Snapshot, Stats};

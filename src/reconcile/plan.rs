@@ -3,6 +3,7 @@
 //! Its rules are about what must not happen: data is never lost because a table vanished, a blank volume never takes
 //! the name of one that exists somewhere, and nothing in use is touched.
 
+mod members;
 mod volume;
 
 use std::collections::{BTreeMap, BTreeSet};

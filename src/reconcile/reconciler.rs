@@ -21,6 +21,7 @@ use super::state::{Event, VolumeState};
 use super::status::{self, Moment, VolumeFacts};
 use super::step::{Goal, Plan, VolumePlan};
 use crate::model::observed::{Observed, ObservedQuarantine};
+use crate::model::policy::NodePolicy;
 use crate::model::spec::DesiredState;
 use crate::model::status::NodeStatus;
 use crate::model::time::Times;
@@ -158,6 +159,7 @@ impl Reconciler {
         match command {
             Command::Apply(config) => {
                 tracing::info!(generation = config.generation, hash = %config.hash, "configuration is in force");
+                self.configure_node(config.desired.policy);
                 self.config = Some(*config);
                 self.snapshot.status.config_error = None;
                 self.restart();
@@ -188,6 +190,16 @@ impl Reconciler {
                 self.stopping = Some(done);
             }
         }
+    }
+
+    fn configure_node(&mut self, policy: NodePolicy) {
+        self.records.retry = policy.retry;
+        let job = (self.work.execute)(Task::Node(policy));
+        tokio::spawn(async move {
+            if let Err(failure) = job.await {
+                tracing::error!(reason = %failure.reason, "{failure}");
+            }
+        });
     }
 
     /// What was wanted before is not wanted any more: failures are forgotten, actors stop after their step.

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::apply::Failure;
-use super::backoff::{ATTEMPTS_MAX, Backoff};
+use super::backoff::Backoff;
 use super::events::Events;
 use super::state::{Event, VolumeState, next};
 use super::status::{Conditions, Statement};
+use crate::model::policy::RetryPolicy;
 use crate::model::status::Truth;
 use crate::model::{PoolName, VolumeName};
 
@@ -29,7 +30,7 @@ impl Record {
     }
 
     /// Notes how an attempt ended.
-    fn end(&mut self, result: Result<(), Failure>, now: Duration, wait_max: Duration) {
+    fn end(&mut self, result: Result<(), Failure>, now: Duration, policy: &RetryPolicy) {
         self.busy = false;
         match result {
             Ok(()) => {
@@ -37,7 +38,7 @@ impl Record {
                 self.failure = None;
             }
             Err(failure) => {
-                self.backoff.fail(now, wait_max);
+                self.backoff.fail(now, policy);
                 self.failure = Some(failure);
             }
         }
@@ -67,6 +68,8 @@ pub(super) struct Records {
     pub(super) volumes: BTreeMap<VolumeName, VolumeRecord>,
     pub(super) purges: BTreeMap<String, Record>,
     pub(super) events: Events,
+    /// When what failed is tried again.
+    pub(super) retry: RetryPolicy,
 }
 
 impl Records {
@@ -106,8 +109,8 @@ impl Records {
             self.tell(format!("volume.{name}"), &reason, &message, time);
         }
         let volume = self.volumes.entry(name.clone()).or_default();
-        volume.record.end(result, now, Backoff::wait_max());
-        let too_often = volume.record.backoff.failures() >= ATTEMPTS_MAX;
+        volume.record.end(result, now, &self.retry);
+        let too_often = volume.record.backoff.failures() >= self.retry.max_attempts;
         if too_often && volume.state.has_failed() && volume.state != VolumeState::Error {
             self.live(name, Event::GivenUp, time);
         }
@@ -147,7 +150,11 @@ impl Records {
             );
         }
         let record = self.pools.entry(name.clone()).or_default();
-        record.end(result, now, POOL_WAIT_MAX);
+        let policy = RetryPolicy {
+            max_wait: self.retry.max_wait.min(POOL_WAIT_MAX),
+            ..self.retry
+        };
+        record.end(result, now, &policy);
     }
 
     /// Notes the end of a purge.
@@ -166,7 +173,7 @@ impl Records {
         self.tell(format!("quarantine.{entry}"), &reason, &message, time);
         let done = result.is_ok();
         let record = self.purges.entry(entry.to_owned()).or_default();
-        record.end(result, now, Backoff::wait_max());
+        record.end(result, now, &self.retry);
         if done {
             self.purges.remove(entry);
         }

@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::compare::list;
 use super::step::{Goal, Impact, Plan, PoolAction, VolumeAction, VolumePlan};
+use super::wording;
 use crate::model::observed::Observed;
-use crate::model::spec::{ExportSpec, OnRemove, PoolBacking, VolumeSpec};
+use crate::model::spec::PoolBacking;
 use crate::units::Bytes;
 
 /// A plan, for people and programs.
@@ -187,7 +188,7 @@ impl PlanReport {
         if !volume.steps.is_empty() {
             let impact = volume.steps.iter().map(|step| step.impact).max();
             let symbol = symbol(volume);
-            let mut summary = summary(name, volume, observed);
+            let mut summary = wording::summary(name, volume, observed);
             if !volume.unknown_until.is_empty() {
                 let _ = write!(
                     summary,
@@ -222,61 +223,6 @@ fn symbol(volume: &VolumePlan) -> char {
     }
 }
 
-fn summary(name: &str, volume: &VolumePlan, observed: &Observed) -> String {
-    let removed = || {
-        let observed = name
-            .parse()
-            .ok()
-            .and_then(|name| observed.volumes.get(&name));
-        let policy = observed.map(|volume| volume.applied.removal.on_remove);
-        let allocated = observed.map_or(0, |volume| {
-            volume
-                .replicas
-                .iter()
-                .map(|replica| replica.allocated_bytes)
-                .sum()
-        });
-        let word = match policy.unwrap_or_default() {
-            OnRemove::Retain => "retain",
-            OnRemove::Delete => "delete",
-        };
-        format!("data kept in quarantine ({word}), {}", Bytes(allocated))
-    };
-    let parts = volume.steps.iter().map(|step| match &step.action {
-        VolumeAction::Rename { from } => format!("renamed from {from}"),
-        VolumeAction::Restore { entry } => format!("data of {entry} restored"),
-        VolumeAction::Ensure {
-            spec,
-            creates: true,
-        } => created(spec),
-        VolumeAction::Ensure { .. } => "opened".to_owned(),
-        VolumeAction::SetPolicy(policy) => match policy.on_remove {
-            OnRemove::Retain => "on_remove retain".to_owned(),
-            OnRemove::Delete => "on_remove delete".to_owned(),
-        },
-        VolumeAction::EnsureExport { export, read_only } => {
-            let word = if *read_only { " read-only" } else { "" };
-            format!("{}{word}", export_word(export))
-        }
-        VolumeAction::RemoveExport => "export removed".to_owned(),
-        VolumeAction::Quarantine => removed(),
-    });
-    parts.collect::<Vec<_>>().join("; ")
-}
-
-fn created(spec: &VolumeSpec) -> String {
-    let kind = if spec.thin { "thin" } else { "thick" };
-    format!("{} {kind} on {}", spec.size, list(&spec.replicas))
-}
-
-fn export_word(export: &ExportSpec) -> &'static str {
-    match export {
-        ExportSpec::None => "no export",
-        ExportSpec::VhostUser { .. } => "vhost-user",
-        ExportSpec::Ublk { .. } => "ublk",
-    }
-}
-
 /// Where a pool is: a path, or `memory 1GiB`.
 #[must_use]
 pub fn backing(backing: &PoolBacking) -> String {
@@ -289,13 +235,19 @@ pub fn backing(backing: &PoolBacking) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reconcile::plan::fixture::{Case, in_use, running, spec};
+    use crate::reconcile::plan::fixture::{Case, in_sync, in_use, running, spec};
 
     #[test]
     fn a_plan_reads_like_terraforms() {
         let mut smaller = spec(&["a"]);
         smaller.size = Bytes(1 << 20);
+        let mut changed = spec(&["b"]);
+        changed.size = Bytes(3 << 30);
+        changed.policy.io_timeout = std::time::Duration::from_millis(1500);
+        changed.policy.rebuild_bandwidth = 100 << 20;
         let mut case = Case::new()
+            .wants("db", changed)
+            .has("db", running(&["a"]))
             .wants("web", spec(&["a", "b"]))
             .wants("logs", smaller)
             .has("logs", in_use(running(&["a"])))
@@ -304,6 +256,20 @@ mod tests {
         let report = PlanReport::new(&plan, &case.observed);
         let text = report.text();
         let mut lines = text.lines();
+        assert_eq!(
+            lines.next(),
+            Some(
+                "  ~ volume.db    io_timeout 10s -> 1.5s, rebuild_bandwidth unlimited -> 100MiB/s; size 1GiB -> 3GiB \
+                 (online); replica added on b, up to 3GiB to copy"
+            )
+        );
+        assert_eq!(
+            lines.next(),
+            Some(
+                "  ! volume.db    volume \"db\" keeps its replica in \"a\" until the others are in sync: the one in \"b\" \
+                 is not there yet"
+            )
+        );
         assert_eq!(
             lines.next(),
             Some(
@@ -322,10 +288,21 @@ mod tests {
         let total = lines.next().unwrap();
         assert!(
             total.starts_with(
-                "Plan: 1 to add, 0 to change, 1 to remove (0B of data destroyed), 1 blocked. Id "
+                "Plan: 1 to add, 1 to change, 1 to remove (0B of data destroyed), 2 blocked. Id "
             ),
             "{total}"
         );
         assert!(report.has_changes() && report.has_removals() && !report.needs_approval);
+    }
+
+    #[test]
+    fn a_replica_that_goes_is_said_to_degrade_redundancy() {
+        let mut volume = running(&["a", "b"]);
+        volume.replicas = ["a", "b"].map(in_sync).to_vec();
+        let mut case = Case::new().wants("db", spec(&["a"])).has("db", volume);
+        let plan = case.plan();
+        let text = PlanReport::new(&plan, &case.observed).text();
+        let line = "  ~ volume.db  replica on b removed, 1MiB freed [degrades redundancy]\n";
+        assert!(text.starts_with(line), "{text}");
     }
 }

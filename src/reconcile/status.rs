@@ -120,6 +120,7 @@ impl VolumeFacts<'_> {
     /// All statements about the volume.
     pub(super) fn statements(&self) -> Vec<Statement> {
         let mut statements = vec![self.ready()];
+        statements.extend(self.change_failed());
         statements.extend(self.degraded());
         let empty = Vec::new();
         let blocked = self.plan.map_or(&empty, |plan| &plan.blocked);
@@ -129,7 +130,7 @@ impl VolumeFacts<'_> {
     }
 
     fn ready(&self) -> Statement {
-        if let Some(failure) = self.failure {
+        if let Some(failure) = self.failure.filter(|_| !self.goes_on()) {
             let message = format!("{} (attempt {} failed)", failure.message, self.failures);
             return statement("Ready", Truth::False, &failure.reason, &message);
         }
@@ -156,6 +157,24 @@ impl VolumeFacts<'_> {
             }
             _ => statement("Ready", Truth::False, &reason, UNDER_WAY[1]),
         }
+    }
+
+    /// Whether the volume serves as before although a step has failed.
+    fn goes_on(&self) -> bool {
+        let serving = self.observed.is_some_and(|volume| volume.serving);
+        serving && matches!(self.state, VolumeState::Attached | VolumeState::Available)
+    }
+
+    /// A change of a volume that goes on without it.
+    fn change_failed(&self) -> Option<Statement> {
+        let failure = self.failure.filter(|_| self.goes_on())?;
+        let message = format!("{} (attempt {} failed)", failure.message, self.failures);
+        Some(statement(
+            "ChangeFailed",
+            Truth::True,
+            &failure.reason,
+            &message,
+        ))
     }
 
     fn degraded(&self) -> Option<Statement> {

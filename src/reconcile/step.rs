@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::model::observed::RemovalPolicy;
+use crate::model::policy::VolumePolicy;
 use crate::model::spec::{ExportSpec, PoolSpec, VolumeSpec};
 use crate::model::{PoolName, VolumeName};
 use crate::units::Bytes;
@@ -60,7 +61,7 @@ pub enum PoolAction {
 pub struct VolumePlan {
     /// Whether the files have it.
     pub goal: Goal,
-    /// What to do, in this order; each relies on the one before.
+    /// What to do, in this order; each relies on those before that are not independent.
     pub steps: Vec<VolumeStep>,
     /// Pools that nobody has looked into yet: the steps may turn out otherwise and must wait.
     pub unknown_until: BTreeSet<PoolName>,
@@ -143,6 +144,23 @@ pub enum VolumeAction {
     RemoveExport,
     /// Stop it and move its replicas to the quarantine.
     Quarantine,
+    /// Look after it in another way from now on.
+    Configure(VolumePolicy),
+    /// Enlarge it, and all of its replicas.
+    Grow {
+        /// Its new size.
+        size: Bytes,
+    },
+    /// Make it one more replica, which is built in the background.
+    AddReplica {
+        /// Where.
+        pool: PoolName,
+    },
+    /// Take a replica out of its table, and delete it.
+    RemoveReplica {
+        /// Where it is.
+        pool: PoolName,
+    },
 }
 
 impl VolumeAction {
@@ -155,7 +173,29 @@ impl VolumeAction {
             | Self::SetPolicy(_)
             | Self::EnsureExport { .. }
             | Self::RemoveExport
-            | Self::Quarantine => Impact::None,
+            | Self::Quarantine
+            | Self::Configure(_)
+            | Self::Grow { .. }
+            | Self::AddReplica { .. } => Impact::None,
+            Self::RemoveReplica { .. } => Impact::DegradesRedundancy,
+        }
+    }
+
+    /// Whether no other step relies on this one: the steps after it are done although it failed.
+    #[must_use]
+    pub fn is_independent(&self) -> bool {
+        match self {
+            Self::Configure(_)
+            | Self::Grow { .. }
+            | Self::AddReplica { .. }
+            | Self::RemoveReplica { .. }
+            | Self::SetPolicy(_) => true,
+            Self::Rename { .. }
+            | Self::Restore { .. }
+            | Self::Ensure { .. }
+            | Self::EnsureExport { .. }
+            | Self::RemoveExport
+            | Self::Quarantine => false,
         }
     }
 }
@@ -189,7 +229,7 @@ pub enum BlockedKind {
     RemovalBlocked,
     /// The change is never done; the object stays as it is.
     ChangeRefused,
-    /// The change is done once nobody uses the object.
+    /// The change is done once what it waits for has happened: a client has gone, a replica is in sync.
     ChangePending,
     /// The volume can't be opened or created.
     Blocked,

@@ -12,6 +12,7 @@ use crate::model::observed::{
 use crate::model::policy::{NodePolicy, VolumePolicy};
 use crate::model::spec::{BlockSize, DangerZone, PoolBacking, Safety, VolumeSpec};
 use crate::model::spec::{DesiredState, ExportSpec, OnRemove, PoolSpec};
+use crate::model::status::{ReplicaState, ReplicaStatus};
 use crate::model::{PoolName, VolumeName};
 use crate::reconcile::step::VolumeAction;
 use crate::units::{Bytes, GIB};
@@ -85,6 +86,16 @@ pub(in crate::reconcile) fn running(pools: &[&str]) -> ObservedVolume {
         }),
         nexus_generation: 1,
         replicas: Vec::new(),
+    }
+}
+
+pub(in crate::reconcile) fn in_sync(pool: &str) -> ReplicaStatus {
+    ReplicaStatus {
+        pool: pool_name(pool),
+        uuid: None,
+        state: ReplicaState::InSync,
+        reason: None,
+        allocated_bytes: 1 << 20,
     }
 }
 
@@ -195,6 +206,10 @@ pub(in crate::reconcile) fn words(plan: &Plan, name: &str) -> String {
         VolumeAction::EnsureExport { .. } => "export".to_owned(),
         VolumeAction::RemoveExport => "unexport".to_owned(),
         VolumeAction::Quarantine => "quarantine".to_owned(),
+        VolumeAction::Configure(_) => "configure".to_owned(),
+        VolumeAction::Grow { size } => format!("grow {size}"),
+        VolumeAction::AddReplica { pool } => format!("add {pool}"),
+        VolumeAction::RemoveReplica { pool } => format!("remove {pool}"),
     });
     let blocked = volume
         .blocked

@@ -138,7 +138,7 @@ impl Planner<'_> {
             return;
         };
         plan.blocked
-            .extend(compare::refusals(name, wanted, local, &volume.applied));
+            .extend(compare::refusals(name, wanted, &volume.applied));
         let spec = compare::effective(wanted, local, &volume.applied);
         let renaming = source != name;
         if renaming && volume.is_in_use() {
@@ -164,6 +164,9 @@ impl Planner<'_> {
             plan.push(VolumeAction::SetPolicy(policy));
         }
         change_export(name, wanted, volume, renaming, plan);
+        if !renaming && volume.serving {
+            self.change_running(name, wanted, local, plan);
+        }
     }
 
     /// A volume that does not exist and should.
@@ -191,14 +194,17 @@ impl Planner<'_> {
             ));
             return;
         }
-        let Ok(restored) = self.restore(name, wanted, local, plan) else {
+        let Ok(restored) = self.restore(name, wanted, plan) else {
             return;
         };
         let mut spec = wanted.clone();
         spec.replicas.retain(|pool| local.contains(pool));
+        if let Some(entry) = restored {
+            spec = compare::effective(wanted, local, &entry.applied);
+        }
         plan.push(VolumeAction::Ensure {
             spec: Box::new(spec),
-            creates: !restored,
+            creates: restored.is_none(),
         });
         if wanted.export != ExportSpec::None {
             plan.push(export_action(wanted));
@@ -210,9 +216,8 @@ impl Planner<'_> {
         &self,
         name: &VolumeName,
         wanted: &VolumeSpec,
-        local: &BTreeSet<PoolName>,
         plan: &mut VolumePlan,
-    ) -> Result<bool, ()> {
+    ) -> Result<Option<&ObservedQuarantine>, ()> {
         let of = |name: &VolumeName| -> Vec<&ObservedQuarantine> {
             let entries = self.observed.quarantine.iter();
             entries.filter(|entry| entry.volume == *name).collect()
@@ -228,14 +233,14 @@ impl Planner<'_> {
             (a.removed_at_unix_seconds, &a.id).cmp(&(b.removed_at_unix_seconds, &b.id))
         });
         let Some(newest) = entries.last() else {
-            return Ok(false);
+            return Ok(None);
         };
-        let refusals = compare::refusals(name, wanted, local, &newest.applied);
+        let refusals = compare::refusals(name, wanted, &newest.applied);
         if refusals.is_empty() {
             plan.push(VolumeAction::Restore {
                 entry: newest.id.clone(),
             });
-            return Ok(true);
+            return Ok(Some(newest));
         }
         let why: Vec<&str> = refusals.iter().map(|r| r.message.as_str()).collect();
         let ids: Vec<&str> = entries.iter().map(|entry| entry.id.as_str()).collect();

@@ -101,6 +101,8 @@ impl World {
                 observed.quarantine.retain(|known| known.id != entry);
                 format!("purge {entry}")
             }
+            // Every configuration brings one.
+            Task::Node(_) => return,
         };
         lock(&self.done).push(word);
     }
@@ -171,7 +173,21 @@ fn apply_to_volume(observed: &mut Observed, name: &VolumeName, action: VolumeAct
             format!("quarantine {name}")
         }
         VolumeAction::Restore { entry } => restore(observed, &entry, name),
-        VolumeAction::Rename { .. } | VolumeAction::SetPolicy(_) => unreachable!("no test asks"),
+        VolumeAction::Configure(policy) => {
+            let there = observed.volumes.get_mut(name).expect("it is there");
+            there.applied.policy = policy;
+            format!("configure {name}")
+        }
+        VolumeAction::AddReplica { pool } => {
+            let there = observed.volumes.get_mut(name).expect("it is there");
+            there.applied.replicas.insert(pool.clone());
+            there.applied.members += 1;
+            format!("add {pool} to {name}")
+        }
+        VolumeAction::Rename { .. }
+        | VolumeAction::SetPolicy(_)
+        | VolumeAction::Grow { .. }
+        | VolumeAction::RemoveReplica { .. } => unreachable!("no test asks"),
     }
 }
 
@@ -358,4 +374,30 @@ async fn a_stop_waits_for_what_is_under_way_and_starts_nothing_new() {
         "the export is not made any more"
     );
     assert_eq!(handle.plan(None).await, Err(Refusal::Stopping));
+}
+
+#[tokio::test]
+async fn a_change_that_fails_holds_up_neither_the_others_nor_the_volume() {
+    let world = World::new();
+    let handle = begin(&world);
+    handle.apply(config(Case::new().wants("db", spec(&["a"])), 1));
+    until(&handle, |snapshot| is(snapshot, "db", "Attached")).await;
+    let failed = |snapshot: &Snapshot| {
+        let volume = of(snapshot, "db").expect("it is there");
+        let mut conditions = volume.conditions.iter();
+        conditions.any(|condition| condition.kind == "ChangeFailed")
+    };
+    *lock(&world.failing) = Some("AddReplica".to_owned());
+    let mut wanted = spec(&["a", "b"]);
+    wanted.policy.intent_max = 64;
+    handle.apply(config(Case::new().wants("db", wanted), 2));
+    let snapshot = until(&handle, failed).await;
+    assert!(world.done().contains("configure db"), "{}", world.done());
+    let ready = &of(&snapshot, "db").expect("it is there").conditions[0];
+    assert_eq!((ready.kind.as_str(), ready.status), ("Ready", Truth::True));
+
+    *lock(&world.failing) = None;
+    handle.kick();
+    until(&handle, |snapshot| !failed(snapshot)).await;
+    assert!(world.done().contains("add b to db"), "{}", world.done());
 }
