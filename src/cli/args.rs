@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::check::CheckArgs;
 use super::explain::ExplainArgs;
-use crate::model::{NodeName, VolumeName};
+use crate::model::{NodeName, PoolName, VolumeName};
 
 /// Per-node daemon for replicated block volumes: TOML in, ublk and vhost-user-blk out.
 #[derive(Clone, Debug, Parser)]
@@ -120,6 +120,17 @@ pub enum Command {
     /// Look after the data of removed volumes.
     #[command(subcommand)]
     Quarantine(QuarantineCommand),
+    /// Break a replica on purpose, for tests and drills; needs `fault_injection` in [danger_zone].
+    Inject {
+        /// The volume.
+        volume: VolumeName,
+        /// The pool whose replica is to break.
+        pool: PoolName,
+        /// What is to go wrong from now on, in place of what did: error=read|write|flush|all[:ERRNO], delay=50ms, hang,
+        /// torn-write, lost-device, each with [,one-in=N][,count=N]; or clear.
+        #[arg(required = true, value_name = "FAULT")]
+        faults: Vec<String>,
+    },
     /// Let a plan go ahead that removes more volumes than `safety.max_removals`.
     Approve {
         /// The plan's id, as `volund plan` and `volund status` print it.

@@ -10,6 +10,7 @@ mod client;
 mod doctor;
 pub mod explain;
 mod generate;
+mod inject;
 mod plan;
 mod qemu_args;
 mod quarantine;
@@ -101,6 +102,11 @@ fn dispatch(cli: &Cli) -> Result<Outcome, CliError> {
         Command::QemuArgs(args) => qemu_args::run(&cli.global, args),
         Command::Doctor => doctor::run(&cli.global),
         Command::Quarantine(command) => quarantine::run(&cli.global, command),
+        Command::Inject {
+            volume,
+            pool,
+            faults,
+        } => inject::run(&cli.global, (volume, pool), faults),
         Command::Approve { plan_id } => plan::approve(&cli.global, plan_id),
         Command::Completions { shell } => Ok(generate::completions(*shell)),
         Command::Man => generate::man(),

@@ -128,6 +128,7 @@ impl Daemon {
         let engine_config = EngineConfig {
             runtime_dir: options.runtime_dir.clone(),
             io_threads: options.io_threads,
+            fault_injection: config.desired.danger_zone.fault_injection,
         };
         let engine = Engine::start(engine_config, state, store).await?;
         let work = Work::of(&engine);

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use super::engine::Engine;
 use super::error::EngineError;
 use super::gather::Gathered;
+use super::inject::breakable;
 use super::live::{self, Books, Live, LiveEnv};
 use crate::io::{Alignment, BlockDevice, Disk, FileDevice, Local, MemoryDevice};
 use crate::model::observed::{AppliedVolume, RemovalPolicy};
@@ -462,11 +463,13 @@ async fn report(
 fn candidate(local: &Local, bring: Bring, thick: bool) -> Candidate<Disk> {
     let (volatile, presence) = match bring.what {
         Brought::File(file) => {
-            let disk = file_disk(local, file, thick);
-            (false, Presence::Present(Disk::File(disk)))
+            let disk = Disk::File(file_disk(local, file, thick));
+            let disk = breakable(local, bring.replica, disk);
+            (false, Presence::Present(disk))
         }
         Brought::Memory(size) => {
             let disk = Disk::Memory(MemoryDevice::new(size));
+            let disk = breakable(local, bring.replica, disk);
             (true, Presence::Present(disk))
         }
         Brought::Absent(why) => (false, Presence::Absent(why)),

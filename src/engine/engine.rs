@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedMutexGuard, watch};
 
 use super::error::EngineError;
+use super::inject::FaultBoard;
 use super::live::Live;
 use super::pools::PoolEntry;
 use super::tick;
@@ -30,6 +31,8 @@ pub struct EngineConfig {
     pub runtime_dir: PathBuf,
     /// Number of reactors, at least 1.
     pub io_threads: usize,
+    /// Whether replicas may be broken on purpose, as long as the engine runs.
+    pub fault_injection: bool,
 }
 
 /// The node's pools, volumes and exports. Clones share them.
@@ -43,6 +46,8 @@ pub(super) struct Shared {
     pub(super) state: StateDir,
     pub(super) store: Store,
     pub(super) reactors: Vec<ReactorHandle>,
+    /// What is broken on purpose; none when nothing may be.
+    pub(super) faults: Option<Arc<FaultBoard>>,
     pub(super) ublk: UblkControl,
     pub(super) links: Links,
     pools: Mutex<BTreeMap<PoolName, PoolEntry>>,
@@ -102,11 +107,13 @@ impl Engine {
             .into_iter()
             .map(|r| (r.volume, r.name))
             .collect();
+        let faults = config.fault_injection.then(|| FaultBoard::post(&reactors));
         let shared = Shared {
             config,
             state,
             store,
             reactors,
+            faults,
             ublk,
             links: Links::default(),
             pools: Mutex::default(),

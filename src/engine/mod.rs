@@ -18,6 +18,7 @@ mod claim;
 mod create;
 mod exports;
 mod gather;
+mod inject;
 mod live;
 mod membership;
 mod observe;

@@ -87,6 +87,7 @@ impl Engine {
                 .iter()
                 .filter_map(|c| replica_status(c, files))
                 .collect(),
+            injected: self.injected(live),
         }
     }
 
@@ -174,6 +175,7 @@ impl Engine {
             export: None,
             nexus_generation: 0,
             replicas: replicas.collect(),
+            injected: BTreeMap::new(),
         })
     }
 

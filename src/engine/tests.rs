@@ -45,6 +45,7 @@ impl Node {
         };
         let config = EngineConfig {
             runtime_dir: self.path("run"),
+            fault_injection: false,
             io_threads: 1,
         };
         Engine::start(config, state, store).await.unwrap()

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Api, Problem, read};
 use crate::config::{self, Parsed, SourceFile};
-use crate::model::VolumeName;
+use crate::model::fault::Fault;
+use crate::model::{PoolName, VolumeName};
 use crate::reconcile::report::PlanReport;
 use crate::reconcile::{EventRecord, Refusal};
 
@@ -45,6 +46,17 @@ pub struct PurgeRequest {
     pub id: String,
 }
 
+/// Body of `POST /v1/inject`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct InjectRequest {
+    /// The volume.
+    pub volume: VolumeName,
+    /// The pool of the copy that is to break.
+    pub pool: PoolName,
+    /// What is to go wrong from now on, each as the command line spells it; empty to end it.
+    pub faults: Vec<String>,
+}
+
 /// Query of `GET /v1/events`.
 #[derive(Clone, Copy, Debug, Deserialize)]
 struct Since {
@@ -62,6 +74,7 @@ pub(super) fn router(api: Api) -> Router {
         .route("/v1/approve", post(approve))
         .route("/v1/quarantine/restore", post(restore))
         .route("/v1/quarantine/purge", post(purge))
+        .route("/v1/inject", post(inject))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .fallback(read::nothing)
         .with_state(api)
@@ -133,6 +146,18 @@ async fn purge(
     Json(request): Json<PurgeRequest>,
 ) -> Result<Json<()>, Problem> {
     api.reconcile.purge(request.id).await.map_err(refused)?;
+    Ok(Json(()))
+}
+
+async fn inject(
+    State(api): State<Api>,
+    Json(request): Json<InjectRequest>,
+) -> Result<Json<()>, Problem> {
+    let faults: Result<Vec<Fault>, _> = request.faults.iter().map(|text| text.parse()).collect();
+    let faults = faults
+        .map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))?;
+    let injected = api.reconcile.inject(request.volume, request.pool, faults);
+    injected.await.map_err(refused)?;
     Ok(Json(()))
 }
 

@@ -20,7 +20,7 @@ use axum::response::{IntoResponse, Response};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, watch};
 
-pub use admin::{ApproveRequest, PlanRequest, PurgeRequest, RestoreRequest};
+pub use admin::{ApproveRequest, InjectRequest, PlanRequest, PurgeRequest, RestoreRequest};
 
 use crate::metrics::Metrics;
 use crate::model::NodeName;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::fault::Fault;
 use super::policy::VolumePolicy;
 use super::spec::{BlockSize, ExportSpec, OnRemove, PoolSpec};
 use super::status::ReplicaStatus;
@@ -68,6 +69,8 @@ pub struct ObservedVolume {
     pub nexus_generation: u64,
     /// Its copies, in the order in which the membership table has them.
     pub replicas: Vec<ReplicaStatus>,
+    /// What is broken on purpose on its copies, by pool.
+    pub injected: BTreeMap<PoolName, Vec<Fault>>,
 }
 
 impl ObservedVolume {

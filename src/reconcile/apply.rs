@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use super::state::{Event, Phase};
 use super::step::{PoolAction, VolumeAction, VolumeStep};
 use crate::engine::{Engine, EngineError};
+use crate::model::fault::Fault;
 use crate::model::observed::Observed;
 use crate::model::policy::NodePolicy;
 use crate::model::{PoolName, VolumeName};
@@ -45,6 +46,8 @@ pub enum Task {
     Purge(String),
     /// To the node.
     Node(NodePolicy),
+    /// What is to go wrong on a volume's copy in a pool; nothing ends it.
+    Inject(VolumeName, PoolName, Vec<Fault>),
 }
 
 /// A call of the engine under way.
@@ -104,6 +107,7 @@ async fn execute(engine: &Engine, task: Task) -> Result<(), EngineError> {
             engine.configure_node(policy);
             Ok(())
         }
+        Task::Inject(name, pool, faults) => engine.inject(&name, &pool, &faults),
     }
 }
 

@@ -7,9 +7,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::events::Events;
 use super::report::PlanReport;
-use crate::model::VolumeName;
+use crate::model::fault::Fault;
 use crate::model::spec::DesiredState;
 use crate::model::status::NodeStatus;
+use crate::model::{PoolName, VolumeName};
 
 /// Upper bounds of the duration buckets of a pass, seconds.
 pub const PASS_BUCKETS_SECONDS: [f64; 8] = [0.001, 0.004, 0.016, 0.064, 0.256, 1.0, 4.0, 16.0];
@@ -89,6 +90,12 @@ pub(super) enum Command {
         oneshot::Sender<Answer<VolumeName>>,
     ),
     Purge(String, oneshot::Sender<Answer<()>>),
+    Inject(
+        VolumeName,
+        PoolName,
+        Vec<Fault>,
+        oneshot::Sender<Answer<()>>,
+    ),
     Stop(oneshot::Sender<()>),
 }
 
@@ -166,6 +173,20 @@ impl Handle {
     /// Any [`Refusal`].
     pub async fn purge(&self, entry: String) -> Answer<()> {
         self.ask(|answer| Command::Purge(entry, answer)).await?
+    }
+
+    /// Breaks a volume's copy in a pool on purpose; without faults, ends that.
+    ///
+    /// # Errors
+    /// [`Refusal::Conflict`] when the configuration in force does not allow it, else what the engine says.
+    pub async fn inject(
+        &self,
+        volume: VolumeName,
+        pool: PoolName,
+        faults: Vec<Fault>,
+    ) -> Answer<()> {
+        self.ask(|answer| Command::Inject(volume, pool, faults, answer))
+            .await?
     }
 
     /// Starts nothing new and returns when nothing is under way any more.

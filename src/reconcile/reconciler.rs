@@ -20,6 +20,7 @@ use super::report::PlanReport;
 use super::state::{Event, VolumeState};
 use super::status::{self, Moment, VolumeFacts};
 use super::step::{Goal, Plan, VolumePlan};
+use crate::model::fault::Fault;
 use crate::model::observed::{Observed, ObservedQuarantine};
 use crate::model::policy::NodePolicy;
 use crate::model::spec::DesiredState;
@@ -185,6 +186,10 @@ impl Reconciler {
                 Ok(_) => self.execute(Task::Purge(entry), (), answer),
                 Err(refusal) => drop(answer.send(Err(refusal))),
             },
+            Command::Inject(name, pool, faults, answer) => match self.injectable(&faults) {
+                Ok(()) => self.execute(Task::Inject(name, pool, faults), (), answer),
+                Err(refusal) => drop(answer.send(Err(refusal))),
+            },
             Command::Stop(done) => {
                 self.generation.send_modify(|generation| *generation += 1);
                 self.stopping = Some(done);
@@ -266,6 +271,19 @@ impl Reconciler {
             )));
         }
         Ok(name)
+    }
+
+    /// Whether the configuration in force lets anyone break things; what is broken may always be mended.
+    fn injectable(&self, faults: &[Fault]) -> Answer<()> {
+        let mut zone = self.config.iter().map(|config| config.desired.danger_zone);
+        if faults.is_empty() || zone.any(|zone| zone.fault_injection) {
+            return Ok(());
+        }
+        Err(Refusal::Conflict(
+            "fault injection is off: set `fault_injection = true` in [danger_zone] of the configuration and restart the \
+             daemon"
+                .to_owned(),
+        ))
     }
 
     /// Does one thing beside the loop, which goes on, and answers `value` once it is done.

@@ -126,6 +126,7 @@ impl VolumeFacts<'_> {
         let blocked = self.plan.map_or(&empty, |plan| &plan.blocked);
         let notes = self.plan.map_or(&empty, |plan| &plan.notes);
         statements.extend(merge(blocked.iter().chain(notes)));
+        statements.extend(self.injected());
         statements
     }
 
@@ -201,6 +202,21 @@ impl VolumeFacts<'_> {
         let message = texts.collect::<Vec<_>>().join("; ");
         let reason = format!("Replica{:?}", first.state);
         Some(statement("Degraded", Truth::True, &reason, &message))
+    }
+
+    /// What is broken on purpose.
+    fn injected(&self) -> Option<Statement> {
+        let injected = &self.observed?.injected;
+        let texts = injected.iter().map(|(pool, faults)| {
+            let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+            format!("in pool \"{pool}\": {}", faults.join(" "))
+        });
+        let message = texts.collect::<Vec<_>>().join("; ");
+        let lasts = "until `volund inject VOLUME POOL clear` or a restart";
+        (!injected.is_empty()).then(|| {
+            let message = format!("{message}; {lasts}");
+            statement("FaultInjected", Truth::True, "Injected", &message)
+        })
     }
 
     /// The volume as `/v1/status` shows it.

@@ -86,6 +86,7 @@ pub(in crate::reconcile) fn running(pools: &[&str]) -> ObservedVolume {
         }),
         nexus_generation: 1,
         replicas: Vec::new(),
+        injected: std::collections::BTreeMap::new(),
     }
 }
 

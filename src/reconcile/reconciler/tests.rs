@@ -97,6 +97,7 @@ impl World {
             }
             Task::Volume(name, action) => apply_to_volume(&mut observed, &name, action),
             Task::Restore { entry, name } => restore(&mut observed, &entry, &name),
+            Task::Inject(name, pool, _) => format!("inject {name} {pool}"),
             Task::Purge(entry) => {
                 observed.quarantine.retain(|known| known.id != entry);
                 format!("purge {entry}")
@@ -133,6 +134,7 @@ fn volume(spec: &VolumeSpec) -> ObservedVolume {
         export: None,
         nexus_generation: 1,
         replicas: Vec::new(),
+        injected: std::collections::BTreeMap::new(),
     }
 }
 
