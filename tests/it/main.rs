@@ -4,6 +4,7 @@ mod check;
 mod daemon;
 mod daemon_rig;
 mod fuzz_corpora;
+mod inject;
 mod pool;
 mod vhost_data;
 mod vhost_guest;
