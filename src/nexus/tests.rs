@@ -6,3 +6,5 @@ mod faults;
 mod forced;
 mod last_copy;
 mod members;
+mod reads;
+mod scrub;

@@ -5,7 +5,7 @@
 //! killed, as io_uring requests do; [`SimHardware::quiesce`] stands for the file lock that waits for them (spec A1).
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
@@ -77,6 +77,8 @@ struct State {
     cached: RefCell<BTreeMap<u64, Vec<Version>>>,
     inflight: RefCell<BTreeMap<u64, Option<Store>>>,
     last_data_write: Cell<u64>,
+    /// Units of the data area that fail to be read until they are written.
+    unreadable: RefCell<BTreeSet<u64>>,
 }
 
 struct Version {
@@ -120,6 +122,7 @@ impl SimHardware {
             cached: RefCell::default(),
             inflight: RefCell::default(),
             last_data_write: Cell::new(0),
+            unreadable: RefCell::default(),
         };
         Self {
             state: Rc::new(state),
@@ -214,6 +217,19 @@ impl SimHardware {
         self.state.durable.borrow_mut()[range].copy_from_slice(bytes);
     }
 
+    /// Makes a block of the data area fail to be read, with `EIO`, until it is written.
+    ///
+    /// # Panics
+    /// When the offset is below the data area.
+    pub fn make_unreadable(&self, offset: u64) {
+        assert!(
+            offset >= self.state.layout.data_offset,
+            "a label is not data"
+        );
+        let block = offset - offset % self.state.layout.block;
+        self.state.unreadable.borrow_mut().insert(block);
+    }
+
     /// The [`Sim::tick`] at which a write to the data area was last submitted.
     #[must_use]
     pub fn last_data_write(&self) -> u64 {
@@ -256,6 +272,7 @@ impl State {
     }
 
     fn apply_unit(&self, at: u64, bytes: Vec<u8>, sequence: u64, durable: bool) {
+        self.unreadable.borrow_mut().remove(&at);
         let range = indices(at..at + bytes.len() as u64);
         self.visible.borrow_mut()[range.clone()].copy_from_slice(&bytes);
         let mut cached = self.cached.borrow_mut();
@@ -339,7 +356,13 @@ impl State {
                 if fault.end.is_some_and(|limit| end > limit) {
                     return Err(IoError::Short);
                 }
-                if chance(&self.sim, fault.read_errors) {
+                let is_bad = self
+                    .unreadable
+                    .borrow()
+                    .range(*offset..end)
+                    .next()
+                    .is_some();
+                if is_bad || chance(&self.sim, fault.read_errors) {
                     buffer.fill(0xee);
                     return Err(IoError::EIO);
                 }
