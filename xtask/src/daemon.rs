@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::shell::{self, TempDir};
 
 /// Between two looks at something that should change.
-const POLL: Duration = Duration::from_millis(100);
+const POLL: Duration = Duration::from_millis(10);
 
 /// Where one daemon lives: it may be started and ended there many times.
 #[derive(Debug)]

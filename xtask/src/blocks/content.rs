@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-pub(super) const BLOCK: usize = 4096;
+pub(crate) const BLOCK: usize = 4096;
 const MAGIC: u64 = 0x766f_6c75_6e64_626c;
 
 /// Writes the one content that this seed, place and version have.
@@ -51,10 +51,10 @@ pub(super) fn version_of(bytes: &[u8], seed: u64, place: u64) -> Result<u64> {
 }
 
 /// xorshift64: small, and the same everywhere.
-pub(super) struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Random {
+    pub(crate) fn new(seed: u64) -> Random {
         Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
@@ -65,7 +65,7 @@ impl Random {
         self.0
     }
 
-    pub(super) fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
 }

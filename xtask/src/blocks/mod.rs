@@ -10,13 +10,19 @@
 
 mod content;
 mod device;
+#[allow(
+    dead_code,
+    reason = "the judge of the example crash_client; this program only tests it"
+)]
+pub(crate) mod history;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use content::{BLOCK, Random, fill, version_of};
+pub(crate) use content::{BLOCK, Random};
+use content::{fill, version_of};
 
 const BLOCKS_MAX_PER_OP: u64 = 32;
 
@@ -275,7 +281,7 @@ impl Job {
     }
 }
 
-fn index(number: u64) -> usize {
+pub(crate) fn index(number: u64) -> usize {
     usize::try_from(number).expect("a block number fits the address space of a 64-bit machine")
 }
 

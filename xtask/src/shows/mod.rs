@@ -3,8 +3,11 @@
 
 mod client;
 mod config_edits;
+mod crash_client;
 mod disk_loss;
 mod idle;
+mod kill_nine;
+mod label;
 mod loop_pool;
 mod pool_failure;
 mod power_cut;
@@ -27,7 +30,7 @@ pub(crate) struct Show {
     round: fn(seed: u64) -> Result<String>,
 }
 
-pub(crate) const SHOWS: [Show; 12] = [
+pub(crate) const SHOWS: [Show; 13] = [
     Show {
         name: "demo",
         about: "the main job, as a newcomer sees it",
@@ -106,6 +109,13 @@ pub(crate) const SHOWS: [Show; 12] = [
         round: power_cut::mutant_is_noticed,
     },
     Show {
+        name: "kill-9",
+        about: "50 kills a round under a client that remembers everything; little is resolved",
+        rounds_in_test: 3,
+        rounds_in_soak: 20,
+        round: kill_nine::round,
+    },
+    Show {
         name: "idle",
         about: "50 idle volumes take at most 1 % of a core, 50 MiB and 1 MiB each",
         rounds_in_test: 1,
@@ -146,7 +156,8 @@ pub(crate) fn prepare() -> Result<()> {
         packages::JUDGES,
     ])?;
     daemon::build()?;
-    shell::run(shell::cargo().args(["build", "--quiet", "--example", "vhost_blocks"]))
+    let examples = ["--example", "vhost_blocks", "--example", "crash_client"];
+    shell::run(shell::cargo().args(["build", "--quiet"]).args(examples))
 }
 
 pub(crate) fn run(args: &[String]) -> Result<()> {
