@@ -17,7 +17,7 @@ const COUNT_MAX: u64 = (SLOT / BLOCK) as u64;
 const REGION: u64 = (1 << 20) / BLOCK as u64;
 /// The regions that are written at one time; they move on every so many writes.
 const WINDOW: u64 = 8;
-const WRITES_A_MOVE: u64 = 256;
+const WRITES_A_MOVE: u64 = 64;
 /// Writes of a sequential stream.
 const STREAM: u64 = 24;
 /// Reads of what was written lately, after a connection, at most.
