@@ -155,6 +155,33 @@ fn a_write_that_fails_everywhere_faults_nobody_and_is_resolved_before_it_is_read
     }
 }
 
+#[test]
+fn only_a_write_of_a_whole_chunk_resolves_it() {
+    let chunk = 64 << 10;
+    for seed in 0..10 {
+        on_volume(seed, 2, async move |rig, node, nexus| {
+            let failing = SimFault {
+                write_errors: 1,
+                ..HEALTHY
+            };
+            rig.disks.iter().for_each(|disk| disk.set_fault(failing));
+            let result = nexus.write(0, &filled(chunk, 9), false).await;
+            assert_eq!(result, Err(IoError::EIO), "W8");
+            // The background task tries, fails, and pauses.
+            node.sleep(Duration::from_millis(100)).await;
+            if rig.visible(0, 0, 64 << 10) == rig.visible(1, 0, 64 << 10) {
+                return;
+            }
+            rig.disks.iter().for_each(|disk| disk.set_fault(HEALTHY));
+            nexus.write(0, &filled(chunk / 2, 1), false).await.unwrap();
+            assert_eq!(nexus.status().unresolved_bytes, 64 << 10, "R3");
+            nexus.write(0, &filled(chunk, 2), false).await.unwrap();
+            assert_eq!(nexus.status().unresolved_bytes, 0, "R3");
+            assert_eq!(rig.visible(0, 0, 64 << 10), rig.visible(1, 0, 64 << 10));
+        });
+    }
+}
+
 /// Starts a write and gives its result back through the nexus' clock.
 fn background_write(
     nexus: &Nexus<SimEnv>,

@@ -12,6 +12,7 @@ use crate::replica::layout::DATA_OFFSET;
 use crate::units::KIB;
 
 const CHUNK: u64 = 64 * KIB;
+const SIZE_BYTES: usize = 256 << 10;
 
 fn flip(rig: &Rig, disk: usize, offset: u64) {
     let byte = rig.visible(disk, offset, 1)[0];
@@ -40,10 +41,7 @@ fn assert_equal(rig: &Rig) {
 #[test]
 fn of_three_copies_the_wrong_one_is_named_and_repaired() {
     on_volume(1, 3, async |rig, _, nexus| {
-        nexus
-            .write(0, &filled(SIZE as usize, 7), true)
-            .await
-            .unwrap();
+        nexus.write(0, &filled(SIZE_BYTES, 7), true).await.unwrap();
         flip(&rig, 1, CHUNK + 4097);
         flip(&rig, 2, 3 * CHUNK);
         let report = scrub(&nexus).await;
@@ -63,7 +61,7 @@ fn of_three_copies_the_wrong_one_is_named_and_repaired() {
         rig.disks.iter().for_each(|disk| {
             assert_eq!(
                 disk.durable(DATA_OFFSET..DATA_OFFSET + SIZE),
-                vec![7; SIZE as usize]
+                vec![7; SIZE_BYTES]
             );
         });
         assert_eq!(found(&scrub(&nexus).await), []);
