@@ -9,7 +9,9 @@ use super::client::Client;
 use super::table::Table;
 use super::{CliError, EXIT_NOT_READY, EXIT_OK, Outcome, print};
 use crate::io::clock;
-use crate::model::status::{Condition, NodeStatus, PoolState, ReplicaState, Truth, VolumeStatus};
+use crate::model::status::{
+    Condition, NodeStatus, PoolState, RebuildStatus, ReplicaState, Truth, VolumeStatus,
+};
 use crate::units::Bytes;
 
 /// Time between two looks with `--watch`.
@@ -244,6 +246,10 @@ fn volumes(status: &NodeStatus) -> String {
             for replica in &volume.replicas {
                 let state = format!("{:?}", replica.state);
                 let mut row = vec![format!("  {}", replica.pool), state];
+                if let Some(rebuild) = &replica.rebuild {
+                    table.row_with(row, progress(rebuild));
+                    continue;
+                }
                 if let Some(reason) = &replica.reason {
                     row.extend(["", "", "", "", ""].map(str::to_owned));
                     row.push(reason.clone());
@@ -251,8 +257,69 @@ fn volumes(status: &NodeStatus) -> String {
                 table.row(row);
             }
         }
+        for (work, tail) in background(volume) {
+            table.row_with(vec![format!("  ({work})"), String::new()], tail);
+        }
     }
     table.text()
+}
+
+/// `[#########.......] 58%  17.2GiB left  412MiB/s  ETA 43s`.
+fn progress(rebuild: &RebuildStatus) -> String {
+    let mut text = format!(
+        "{}  {} left  {}/s",
+        bar(rebuild.percent()),
+        Bytes(rebuild.remaining_bytes),
+        Bytes(rebuild.bytes_per_second)
+    );
+    if let Some(eta) = rebuild.eta_seconds {
+        // Writing to a String can't fail.
+        let _ = write!(text, "  ETA {}", span(eta));
+    }
+    text
+}
+
+fn bar(percent: u64) -> String {
+    const WIDTH: usize = 16;
+    let done = usize::try_from(percent).unwrap_or(100).min(100) * WIDTH / 100;
+    format!(
+        "[{}{}] {percent}%",
+        "#".repeat(done),
+        ".".repeat(WIDTH - done)
+    )
+}
+
+/// `43s`, `12m 5s`, `3h 20m`, `2d 4h`.
+fn span(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{}h {}m", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{}d {}h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+/// What is done to a volume's copies beside rebuilds, and how far that is.
+fn background(volume: &VolumeStatus) -> Vec<(&'static str, String)> {
+    let mut work = Vec::new();
+    if let Some(resolving) = &volume.resolving {
+        let left = Bytes(resolving.unresolved_bytes);
+        work.push((
+            "resolving",
+            format!("{left} left to be made equal after a crash"),
+        ));
+    }
+    let run = volume
+        .scrub
+        .as_ref()
+        .and_then(|scrub| scrub.running.as_ref());
+    if let Some(run) = run {
+        let percent = u128::from(run.done_bytes) * 100 / u128::from(run.total_bytes.max(1));
+        let left = run.total_bytes.saturating_sub(run.done_bytes);
+        let percent = u64::try_from(percent).unwrap_or(100);
+        work.push(("scrub", format!("{}  {} left", bar(percent), Bytes(left))));
+    }
+    work
 }
 
 /// One word for a volume: whether it serves, and with all its copies; else where in its life it is.
@@ -290,7 +357,8 @@ fn wrong(conditions: &[Condition]) -> impl Iterator<Item = &Condition> {
         .iter()
         .filter(|condition| match condition.kind.as_str() {
             "Ready" => condition.status != Truth::True,
-            "Waiting" | "MemoryOnly" => false,
+            // A rebuild is the remedy; what is wrong is said by `Degraded`.
+            "Waiting" | "MemoryOnly" | "Rebuilding" => false,
             _ => condition.status != Truth::False,
         })
         .collect();

@@ -26,6 +26,7 @@ mod pools;
 mod quarantine;
 mod readings;
 mod rename;
+mod shown;
 mod tick;
 
 #[cfg(test)]

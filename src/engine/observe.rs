@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::engine::Engine;
 use super::gather::{Gathered, idle_state};
 use super::live::Live;
+use super::shown;
 use crate::io::clock::wall;
 use crate::model::observed::{
     AppliedVolume, Observed, ObservedPool, ObservedQuarantine, ObservedVolume, Problem,
@@ -88,6 +89,8 @@ impl Engine {
                 .filter_map(|c| replica_status(c, files))
                 .collect(),
             injected: self.injected(live),
+            unresolved: Bytes(status.unresolved_bytes),
+            scrub: shown::scrub(&status, record.scrubbed_at_unix_seconds),
         }
     }
 
@@ -160,11 +163,9 @@ impl Engine {
         let replicas = files.iter().map(|(pool, found)| {
             let (state, reason) = idle_state(found);
             ReplicaStatus {
-                pool: pool.clone(),
-                uuid: Some(found.place.replica()),
-                state,
                 reason,
                 allocated_bytes: found.stat.allocated,
+                ..ReplicaStatus::new(pool.clone(), Some(found.place.replica()), state)
             }
         });
         Some(ObservedVolume {
@@ -176,6 +177,8 @@ impl Engine {
             nexus_generation: 0,
             replicas: replicas.collect(),
             injected: BTreeMap::new(),
+            unresolved: Bytes(0),
+            scrub: None,
         })
     }
 
@@ -340,10 +343,8 @@ fn replica_status(child: &ChildStatus, files: &[Placed]) -> Option<ReplicaStatus
             .map(|(_, f)| f.stat.allocated)
     };
     Some(ReplicaStatus {
-        pool: child.pool.clone()?,
-        uuid: child.replica,
-        state: child.state,
         reason: child.reason.clone(),
         allocated_bytes: child.replica.and_then(allocated).unwrap_or(0),
+        ..ReplicaStatus::new(child.pool.clone()?, child.replica, child.state)
     })
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::model::status::{Condition, Truth};
+use crate::model::status::{Condition, RebuildStatus, Truth};
 use crate::reconcile::Snapshot;
 use crate::units::Bytes;
 
@@ -51,6 +51,24 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
         );
     }
     page.push_str(
+        "</table><h2>Replicas</h2><table><tr><th>volume<th>pool<th>state<th>rebuild<th>used<th>why",
+    );
+    for volume in &status.volumes {
+        for replica in &volume.replicas {
+            let _ = write!(
+                page,
+                "<tr><td>{}<td>{}<td>{:?}{}<td>{}<td>{}<td>{}",
+                escape(volume.name.as_str()),
+                escape(replica.pool.as_str()),
+                replica.state,
+                if replica.hung { ", hung" } else { "" },
+                replica.rebuild.as_ref().map_or_else(String::new, progress),
+                Bytes(replica.allocated_bytes),
+                escape(replica.reason.as_deref().unwrap_or_default())
+            );
+        }
+    }
+    page.push_str(
         "</table><h2>Pools</h2><table><tr><th>pool<th>state<th>where<th>used<th>size<th>why",
     );
     for pool in &status.pools {
@@ -82,11 +100,28 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
     page
 }
 
+/// How far a rebuild is.
+fn progress(rebuild: &RebuildStatus) -> String {
+    let mut text = format!(
+        "<progress max=100 value={percent}></progress> {percent}%, {} left, {}/s",
+        Bytes(rebuild.remaining_bytes),
+        Bytes(rebuild.bytes_per_second),
+        percent = rebuild.percent()
+    );
+    if let Some(eta) = rebuild.eta_seconds {
+        // Writing to a String can't fail.
+        let _ = write!(text, ", ETA {eta}s");
+    }
+    text
+}
+
 /// What is wrong.
 fn reasons(conditions: &[Condition]) -> String {
     let wrong = conditions.iter().filter(|condition| {
         let good = match condition.kind.as_str() {
             "Ready" => Truth::True,
+            // The rebuild itself is in the table of replicas.
+            "Rebuilding" => return false,
             _ => Truth::False,
         };
         condition.status != good

@@ -62,11 +62,8 @@ fn status() -> NodeStatus {
         conditions: Vec::new(),
     };
     let replica = ReplicaStatus {
-        pool: "main".parse().unwrap(),
-        uuid: None,
-        state: ReplicaState::InSync,
-        reason: None,
         allocated_bytes: 1,
+        ..ReplicaStatus::new("main".parse().unwrap(), None, ReplicaState::InSync)
     };
     let ready = Condition {
         kind: "Ready".to_owned(),
@@ -88,6 +85,8 @@ fn status() -> NodeStatus {
         export_queues: None,
         client_connected: true,
         replicas: vec![replica],
+        resolving: None,
+        scrub: None,
         conditions: vec![ready],
     };
     let entry = QuarantineEntry {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::fault::Fault;
 use super::policy::VolumePolicy;
 use super::spec::{BlockSize, ExportSpec, OnRemove, PoolSpec};
-use super::status::ReplicaStatus;
+use super::status::{ReplicaStatus, ScrubStatus};
 use super::{PoolId, PoolName, VolumeId, VolumeName};
 use crate::units::Bytes;
 
@@ -71,6 +71,10 @@ pub struct ObservedVolume {
     pub replicas: Vec<ReplicaStatus>,
     /// What is broken on purpose on its copies, by pool.
     pub injected: BTreeMap<PoolName, Vec<Fault>>,
+    /// Bytes that may differ between its copies after a crash (spec R3).
+    pub unresolved: Bytes,
+    /// What comparing its copies has shown; none before the first time.
+    pub scrub: Option<ScrubStatus>,
 }
 
 impl ObservedVolume {

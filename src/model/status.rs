@@ -120,6 +120,12 @@ pub struct VolumeStatus {
     pub client_connected: bool,
     /// Its copies, in the order of the files.
     pub replicas: Vec<ReplicaStatus>,
+    /// What is still to be made equal after a crash; none when all is.
+    #[serde(default)]
+    pub resolving: Option<ResolveStatus>,
+    /// What comparing its copies has shown; none before the first time.
+    #[serde(default)]
+    pub scrub: Option<ScrubStatus>,
     /// Statements about it; `Ready` is always there.
     pub conditions: Vec<Condition>,
 }
@@ -138,6 +144,106 @@ pub struct ReplicaStatus {
     pub reason: Option<String>,
     /// Bytes that it takes up on its pool.
     pub allocated_bytes: u64,
+    /// How far its rebuild is; none when there is none.
+    #[serde(default)]
+    pub rebuild: Option<RebuildStatus>,
+    /// Whether it has not answered for longer than `io_timeout`.
+    #[serde(default)]
+    pub hung: bool,
+}
+
+impl ReplicaStatus {
+    /// A copy of which nothing else is known.
+    #[must_use]
+    pub const fn new(pool: PoolName, uuid: Option<ReplicaId>, state: ReplicaState) -> Self {
+        Self {
+            pool,
+            uuid,
+            state,
+            reason: None,
+            allocated_bytes: 0,
+            rebuild: None,
+            hung: false,
+        }
+    }
+}
+
+/// How far a rebuild is (spec section 7).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RebuildStatus {
+    /// What is copied.
+    pub kind: RebuildKind,
+    /// Why that.
+    pub reason: String,
+    /// Bytes to copy, those already copied included.
+    pub total_bytes: u64,
+    /// Bytes that are left.
+    pub remaining_bytes: u64,
+    /// Bytes that this run has copied, zeroes included.
+    pub copied_bytes: u64,
+    /// How fast it goes at the moment.
+    pub bytes_per_second: u64,
+    /// How long it takes at this speed; none while it stands still.
+    pub eta_seconds: Option<u64>,
+}
+
+impl RebuildStatus {
+    /// How much of it is done, in hundredths, rounded down.
+    #[must_use]
+    pub fn percent(&self) -> u64 {
+        let done = self.total_bytes.saturating_sub(self.remaining_bytes);
+        let percent = u128::from(done) * 100 / u128::from(self.total_bytes.max(1));
+        if self.total_bytes == 0 {
+            return 100;
+        }
+        u64::try_from(percent).unwrap_or(100)
+    }
+}
+
+/// What a rebuild copies (spec B3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum RebuildKind {
+    /// The regions that were written while the copy was away.
+    Partial,
+    /// Everything.
+    Full,
+}
+
+/// What is still to be made equal after a crash (spec R3).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResolveStatus {
+    /// Bytes that may differ between the copies. Whoever reads them makes them equal first.
+    pub unresolved_bytes: u64,
+}
+
+/// What comparing the copies has shown (spec section 10).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScrubStatus {
+    /// How far the one under way is; none while there is none.
+    pub running: Option<ScrubRun>,
+    /// When the last one ended that looked at everything, RFC 3339.
+    pub last_finished_at: Option<String>,
+    /// Chunks (64 KiB) in which copies differed. From here on: by the last one since the daemon started.
+    pub mismatches: u64,
+    /// Those of them that are equal now.
+    pub repaired: u64,
+    /// Those of them that are not: nobody knows which copy is right.
+    pub unrepairable: u64,
+    /// Chunks that no copy can read.
+    pub unreadable: u64,
+}
+
+/// How far a comparison of copies is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScrubRun {
+    /// Bytes to look at.
+    pub total_bytes: u64,
+    /// Bytes that were looked at.
+    pub done_bytes: u64,
 }
 
 /// What the nexus thinks of a replica (spec section 1).

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -56,6 +57,37 @@ pub struct Stats {
     pub pending: BTreeMap<&'static str, u64>,
     /// When a pass last ended with nothing left to do and nothing failed, seconds since 1970.
     pub last_success_unix_seconds: Option<u64>,
+}
+
+impl Stats {
+    /// Counts a pass that took so long and left `report` to be done. `done_at`: it ended with nothing left to do.
+    pub(super) fn note(
+        &mut self,
+        took: Duration,
+        report: &PlanReport,
+        failed: bool,
+        done_at: Option<u64>,
+    ) {
+        let seconds = took.as_secs_f64();
+        let bucket = PASS_BUCKETS_SECONDS
+            .iter()
+            .position(|bound| seconds <= *bound);
+        self.durations[bucket.unwrap_or(PASS_BUCKETS_SECONDS.len())] += 1;
+        self.seconds += seconds;
+        let pending = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        self.pending = BTreeMap::from([
+            ("add", pending(report.to_add)),
+            ("change", pending(report.to_change)),
+            ("remove", pending(report.to_remove)),
+            ("blocked", pending(report.blocked)),
+        ]);
+        if failed {
+            self.passes_failed += 1;
+        } else {
+            self.passes_ok += 1;
+        }
+        self.last_success_unix_seconds = done_at.or(self.last_success_unix_seconds);
+    }
 }
 
 /// Why a command was refused.

@@ -51,6 +51,7 @@
 pub mod apply;
 pub mod backoff;
 pub mod compare;
+mod copies;
 pub mod events;
 pub mod handle;
 pub mod plan;

@@ -3,7 +3,6 @@
 //! Level-triggered: whatever woke it, a pass works from what is there and what is wanted now. A missed or doubled
 //! wake-up changes nothing.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,9 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::apply::{self, Report, Task, Work};
 use super::events::Events;
-use super::handle::{
-    Answer, Command, Config, Handle, PASS_BUCKETS_SECONDS, Refusal, Snapshot, Stats,
-};
+use super::handle::{Answer, Command, Config, Handle, Refusal, Snapshot, Stats};
 use super::plan::{Removals, plan};
 use super::records::Records;
 use super::report::PlanReport;
@@ -462,28 +459,9 @@ impl Reconciler {
         let failed = self.records.has_failures();
         let busy = self.records.is_busy();
         let report = &self.snapshot.plan;
-        let stats = &mut self.snapshot.stats;
-        let seconds = took.as_secs_f64();
-        let bucket = PASS_BUCKETS_SECONDS
-            .iter()
-            .position(|bound| seconds <= *bound);
-        stats.durations[bucket.unwrap_or(PASS_BUCKETS_SECONDS.len())] += 1;
-        stats.seconds += seconds;
-        let pending = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-        stats.pending = BTreeMap::from([
-            ("add", pending(report.to_add)),
-            ("change", pending(report.to_change)),
-            ("remove", pending(report.to_remove)),
-            ("blocked", pending(report.blocked)),
-        ]);
-        if failed {
-            stats.passes_failed += 1;
-        } else {
-            stats.passes_ok += 1;
-            if !busy && !report.has_changes() {
-                stats.last_success_unix_seconds = Some(self.times.unix_seconds());
-            }
-        }
+        let done = !failed && !busy && !report.has_changes();
+        let done_at = done.then(|| self.times.unix_seconds());
+        self.snapshot.stats.note(took, report, failed, done_at);
         if !busy {
             self.snapshot.settled = true;
         }

@@ -9,8 +9,8 @@ use super::step::{Blocked, BlockedKind, VolumePlan};
 use crate::model::observed::{Observed, ObservedExport, ObservedPool, ObservedVolume};
 use crate::model::spec::{DesiredState, ExportSpec, OnRemove, VolumeSpec};
 use crate::model::status::{
-    Condition, PoolState, PoolStatus, QuarantineEntry, ReplicaState, ReplicaStatus, Truth,
-    VolumeStatus,
+    Condition, PoolState, PoolStatus, QuarantineEntry, ReplicaState, ReplicaStatus, ResolveStatus,
+    Truth, VolumeStatus,
 };
 use crate::model::time::rfc3339;
 use crate::model::{PoolName, VolumeName};
@@ -96,7 +96,12 @@ impl Conditions {
     }
 }
 
-fn statement(kind: &'static str, status: Truth, reason: &str, message: &str) -> Statement {
+pub(super) fn statement(
+    kind: &'static str,
+    status: Truth,
+    reason: &str,
+    message: &str,
+) -> Statement {
     Statement {
         kind,
         status,
@@ -121,7 +126,7 @@ impl VolumeFacts<'_> {
     pub(super) fn statements(&self) -> Vec<Statement> {
         let mut statements = vec![self.ready()];
         statements.extend(self.change_failed());
-        statements.extend(self.degraded());
+        statements.extend(self.about_copies());
         let empty = Vec::new();
         let blocked = self.plan.map_or(&empty, |plan| &plan.blocked);
         let notes = self.plan.map_or(&empty, |plan| &plan.notes);
@@ -178,32 +183,6 @@ impl VolumeFacts<'_> {
         ))
     }
 
-    fn degraded(&self) -> Option<Statement> {
-        let observed = self.observed.filter(|volume| volume.serving)?;
-        let bad = observed.replicas.iter().filter(|replica| {
-            !matches!(replica.state, ReplicaState::InSync | ReplicaState::Waiting)
-        });
-        let bad: Vec<&ReplicaStatus> = bad.collect();
-        let Some(first) = bad.first() else {
-            return Some(statement(
-                "Degraded",
-                Truth::False,
-                "AllInSync",
-                "every copy holds every write",
-            ));
-        };
-        let texts = bad.iter().map(|replica| {
-            let reason = replica.reason.as_deref().unwrap_or("no reason known");
-            format!(
-                "the copy in pool \"{}\" is {:?}: {reason}",
-                replica.pool, replica.state
-            )
-        });
-        let message = texts.collect::<Vec<_>>().join("; ");
-        let reason = format!("Replica{:?}", first.state);
-        Some(statement("Degraded", Truth::True, &reason, &message))
-    }
-
     /// What is broken on purpose.
     fn injected(&self) -> Option<Statement> {
         let injected = &self.observed?.injected;
@@ -242,6 +221,8 @@ impl VolumeFacts<'_> {
             }),
             client_connected: export.is_some_and(|export| export.in_use),
             replicas,
+            resolving: observed.and_then(resolving),
+            scrub: observed.and_then(|volume| volume.scrub.clone()),
             conditions,
         }
     }
@@ -273,18 +254,18 @@ impl VolumeFacts<'_> {
         let waiting = notes
             .into_iter()
             .any(|note| note.kind == BlockedKind::Waiting && note.message.starts_with(&remote));
-        ReplicaStatus {
-            pool: pool.clone(),
-            uuid: None,
-            state: if waiting {
-                ReplicaState::Waiting
-            } else {
-                ReplicaState::Absent
-            },
-            reason: None,
-            allocated_bytes: 0,
-        }
+        let state = if waiting {
+            ReplicaState::Waiting
+        } else {
+            ReplicaState::Absent
+        };
+        ReplicaStatus::new(pool.clone(), None, state)
     }
+}
+
+fn resolving(volume: &ObservedVolume) -> Option<ResolveStatus> {
+    let unresolved_bytes = volume.unresolved.get();
+    (unresolved_bytes > 0).then_some(ResolveStatus { unresolved_bytes })
 }
 
 /// The engine says where a socket is in words: `vhost-user /run/volund/db.sock`.

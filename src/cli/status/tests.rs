@@ -3,7 +3,9 @@
 use std::time::UNIX_EPOCH;
 
 use super::*;
-use crate::model::status::{PoolStatus, ReplicaStatus};
+use crate::model::status::{
+    PoolStatus, RebuildKind, ReplicaStatus, ResolveStatus, ScrubRun, ScrubStatus,
+};
 
 fn condition(kind: &str, status: Truth, reason: &str) -> Condition {
     Condition {
@@ -18,11 +20,9 @@ fn condition(kind: &str, status: Truth, reason: &str) -> Condition {
 
 fn replica(pool: &str, state: ReplicaState, reason: Option<&str>) -> ReplicaStatus {
     ReplicaStatus {
-        pool: pool.parse().unwrap(),
-        uuid: None,
-        state,
         reason: reason.map(str::to_owned),
         allocated_bytes: 1 << 20,
+        ..ReplicaStatus::new(pool.parse().unwrap(), None, state)
     }
 }
 
@@ -39,6 +39,8 @@ fn volume(name: &str, replicas: Vec<ReplicaStatus>, conditions: Vec<Condition>) 
         export_queues: Some(16),
         client_connected: name == "db",
         replicas,
+        resolving: None,
+        scrub: None,
         conditions,
     }
 }
@@ -95,6 +97,48 @@ web     Online    1GiB  1MiB  1/1       vhost-user web.sock  -
 ! volume db: because ReplicaStale (ReplicaStale)
 ";
     assert_eq!(text, expected);
+}
+
+#[test]
+fn work_on_the_copies_is_shown_with_its_rate_and_its_end() {
+    let mut status = status();
+    let volume = &mut status.volumes[0];
+    volume.replicas[1] = ReplicaStatus {
+        rebuild: Some(RebuildStatus {
+            kind: RebuildKind::Partial,
+            reason: "it was away".to_owned(),
+            total_bytes: 41 << 30,
+            remaining_bytes: 172 << 30 >> 4,
+            copied_bytes: 0,
+            bytes_per_second: 412 << 20,
+            eta_seconds: Some(43),
+        }),
+        ..ReplicaStatus::new("b".parse().unwrap(), None, ReplicaState::Rebuilding)
+    };
+    volume.conditions[1].reason = "ReplicaRebuilding".to_owned();
+    volume.resolving = Some(ResolveStatus {
+        unresolved_bytes: 3 << 20,
+    });
+    volume.scrub = Some(ScrubStatus {
+        running: Some(ScrubRun {
+            total_bytes: 1 << 30,
+            done_bytes: 256 << 20,
+        }),
+        ..ScrubStatus::default()
+    });
+    status.volumes.pop();
+    let text = human(&status, UNIX_EPOCH + Duration::from_secs(125));
+    let expected = "\
+VOLUME         STATE       SIZE  USED  REPLICAS  EXPORT              CLIENT     REASON
+db             Degraded    1GiB  1MiB  1/2       vhost-user db.sock  connected  ReplicaRebuilding
+  a            InSync
+  b            Rebuilding  [###########.....] 73%  10.7GiB left  412MiB/s  ETA 43s
+  (resolving)              3MiB left to be made equal after a crash
+  (scrub)                  [####............] 25%  768MiB left
+";
+    assert!(text.contains(expected), "{text}");
+    let spans = [5, 65, 3_660, 90_000].map(span);
+    assert_eq!(spans, ["5s", "1m 5s", "1h 1m", "1d 1h"]);
 }
 
 #[test]

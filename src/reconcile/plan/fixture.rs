@@ -87,16 +87,15 @@ pub(in crate::reconcile) fn running(pools: &[&str]) -> ObservedVolume {
         nexus_generation: 1,
         replicas: Vec::new(),
         injected: std::collections::BTreeMap::new(),
+        unresolved: Bytes(0),
+        scrub: None,
     }
 }
 
 pub(in crate::reconcile) fn in_sync(pool: &str) -> ReplicaStatus {
     ReplicaStatus {
-        pool: pool_name(pool),
-        uuid: None,
-        state: ReplicaState::InSync,
-        reason: None,
         allocated_bytes: 1 << 20,
+        ..ReplicaStatus::new(pool_name(pool), None, ReplicaState::InSync)
     }
 }
 

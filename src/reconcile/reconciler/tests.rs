@@ -135,6 +135,8 @@ fn volume(spec: &VolumeSpec) -> ObservedVolume {
         nexus_generation: 1,
         replicas: Vec::new(),
         injected: std::collections::BTreeMap::new(),
+        unresolved: Bytes(0),
+        scrub: None,
     }
 }
 
