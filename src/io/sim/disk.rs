@@ -14,12 +14,13 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::executor::{Sim, SimNode};
+use super::media::Media;
 use crate::io::{Alignment, BlockDevice, BufferPool, Clock, IoBuffer, IoError, Spawn, ZeroOptions};
 
 /// How the bytes of a disk tear and align.
 #[derive(Clone, Copy, Debug)]
 pub struct SimLayout {
-    /// Size in bytes.
+    /// Size in bytes at first; it may grow.
     pub size: u64,
     /// Below this offset, writes tear at 512 bytes; at and above it at `block`. Only there can space run out.
     pub data_offset: u64,
@@ -65,27 +66,16 @@ struct State {
     sim: Sim,
     tasks: SimNode,
     layout: SimLayout,
+    size: Cell<u64>,
     fault: Cell<SimFault>,
     session: Cell<u64>,
     /// Sessions up to this one lost their device.
     unplugged: Cell<u64>,
-    /// What a read returns.
-    visible: RefCell<Vec<u8>>,
-    /// What survives a power cut for certain.
-    durable: RefCell<Vec<u8>>,
-    /// Per atomic unit: the cached versions newer than the durable one, oldest first.
-    cached: RefCell<BTreeMap<u64, Vec<Version>>>,
+    media: RefCell<Media>,
     inflight: RefCell<BTreeMap<u64, Option<Store>>>,
     last_data_write: Cell<u64>,
     /// Units of the data area that fail to be read until they are written.
     unreadable: RefCell<BTreeSet<u64>>,
-}
-
-struct Version {
-    sequence: u64,
-    bytes: Vec<u8>,
-    /// A flush failed over it: no later flush makes it durable.
-    poisoned: bool,
 }
 
 /// What a write does to the bytes once it takes effect.
@@ -100,26 +90,22 @@ enum Work {
     Read(u64, IoBuffer),
     Store(Store),
     Flush,
+    Grow(u64),
 }
 
 impl SimHardware {
     /// A disk full of zeroes.
-    ///
-    /// # Panics
-    /// When it does not fit memory.
     #[must_use]
     pub fn new(sim: &Sim, layout: SimLayout) -> Self {
-        let len = usize::try_from(layout.size).expect("a simulated disk fits memory");
         let state = State {
             sim: sim.clone(),
             tasks: sim.node(),
             layout,
+            size: Cell::new(layout.size),
             fault: Cell::default(),
             session: Cell::new(0),
             unplugged: Cell::new(0),
-            visible: RefCell::new(vec![0; len]),
-            durable: RefCell::new(vec![0; len]),
-            cached: RefCell::default(),
+            media: RefCell::default(),
             inflight: RefCell::default(),
             last_data_write: Cell::new(0),
             unreadable: RefCell::default(),
@@ -134,10 +120,7 @@ impl SimHardware {
     pub fn open(&self) -> SimDisk {
         let session = self.state.session.get() + 1;
         self.state.session.set(session);
-        for versions in self.state.cached.borrow_mut().values_mut() {
-            // A new open file does not remember the old one's writeback errors.
-            versions.iter_mut().for_each(|v| v.poisoned = false);
-        }
+        self.state.media.borrow_mut().forget_errors();
         SimDisk {
             state: Rc::clone(&self.state),
             session,
@@ -170,7 +153,7 @@ impl SimHardware {
         for store in inflight.into_values().flatten() {
             self.state.apply(&store, Some(2));
         }
-        self.state.settle_cache();
+        self.state.media.borrow_mut().settle(&self.state.sim);
     }
 
     /// Cuts the power while the sessions stay open: they get `ENODEV` for ever, a new session works.
@@ -188,33 +171,35 @@ impl SimHardware {
     /// What a read of `range` would return.
     #[must_use]
     pub fn visible(&self, range: Range<u64>) -> Vec<u8> {
-        self.state.visible.borrow()[indices(range)].to_vec()
+        self.state.media.borrow().read(range)
     }
 
     /// What of `range` a power cut can't take away.
     #[must_use]
     pub fn durable(&self, range: Range<u64>) -> Vec<u8> {
-        self.state.durable.borrow()[indices(range)].to_vec()
+        self.state.media.borrow().durable.get(range)
     }
 
     /// Size in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.state.layout.size
+        self.state.size.get()
+    }
+
+    /// Where a read would return anything but zeroes, in pages.
+    #[must_use]
+    pub fn nonzero(&self) -> Vec<Range<u64>> {
+        self.state.media.borrow().visible.nonzero().collect()
     }
 
     /// Fills the disk with zeroes, as memory is after a start.
     pub fn erase(&self) {
-        self.state.cached.borrow_mut().clear();
-        self.state.visible.borrow_mut().fill(0);
-        self.state.durable.borrow_mut().fill(0);
+        self.state.media.replace(Media::default());
     }
 
     /// Overwrites bytes behind everybody's back, durably.
     pub fn corrupt(&self, offset: u64, bytes: &[u8]) {
-        let range = indices(offset..offset + bytes.len() as u64);
-        self.state.visible.borrow_mut()[range.clone()].copy_from_slice(bytes);
-        self.state.durable.borrow_mut()[range].copy_from_slice(bytes);
+        self.state.media.borrow_mut().overwrite(offset, bytes);
     }
 
     /// Makes a block of the data area fail to be read, with `EIO`, until it is written.
@@ -237,9 +222,8 @@ impl SimHardware {
     }
 }
 
-fn indices(range: Range<u64>) -> Range<usize> {
-    let index = |at: u64| usize::try_from(at).expect("a simulated disk fits memory");
-    index(range.start)..index(range.end)
+fn index(at: u64) -> usize {
+    usize::try_from(at).expect("a part of a simulated disk fits memory")
 }
 
 impl State {
@@ -261,64 +245,14 @@ impl State {
             let len = self.unit(at);
             let kept = tear.is_none_or(|n| self.sim.one_in(n));
             if kept {
-                let mut bytes = vec![0; indices(0..len).end];
-                store
-                    .data
-                    .read_at(indices(0..at - store.offset).end, &mut bytes);
-                self.apply_unit(at, bytes, sequence, store.fua && tear.is_none());
+                let mut bytes = vec![0; index(len)];
+                store.data.read_at(index(at - store.offset), &mut bytes);
+                self.unreadable.borrow_mut().remove(&at);
+                let durable = store.fua && tear.is_none();
+                self.media.borrow_mut().write(at, bytes, sequence, durable);
             }
             at += len;
         }
-    }
-
-    fn apply_unit(&self, at: u64, bytes: Vec<u8>, sequence: u64, durable: bool) {
-        self.unreadable.borrow_mut().remove(&at);
-        let range = indices(at..at + bytes.len() as u64);
-        self.visible.borrow_mut()[range.clone()].copy_from_slice(&bytes);
-        let mut cached = self.cached.borrow_mut();
-        if durable {
-            self.durable.borrow_mut()[range].copy_from_slice(&bytes);
-            cached.remove(&at);
-        } else {
-            cached.entry(at).or_default().push(Version {
-                sequence,
-                bytes,
-                poisoned: false,
-            });
-        }
-    }
-
-    /// Makes durable what took effect before `until`, unless `fail`ing, which spoils it.
-    fn flush(&self, until: u64, fail: bool) {
-        let mut durable = self.durable.borrow_mut();
-        self.cached.borrow_mut().retain(|at, versions| {
-            let covered = versions.partition_point(|v| v.sequence < until);
-            if fail {
-                versions[..covered]
-                    .iter_mut()
-                    .for_each(|v| v.poisoned = true);
-                return true;
-            }
-            if let Some(last) = versions[..covered].iter().rposition(|v| !v.poisoned) {
-                let bytes = &versions[last].bytes;
-                durable[indices(*at..*at + bytes.len() as u64)].copy_from_slice(bytes);
-                versions.drain(..=last);
-            }
-            !versions.is_empty()
-        });
-    }
-
-    /// Of every unit, one of the cached versions or the durable one becomes the only one.
-    fn settle_cache(&self) {
-        let mut durable = self.durable.borrow_mut();
-        for (at, versions) in std::mem::take(&mut *self.cached.borrow_mut()) {
-            let chosen = indices(0..self.sim.below(versions.len() as u64 + 1)).end;
-            if let Some(version) = chosen.checked_sub(1).map(|index| &versions[index]) {
-                let range = indices(at..at + version.bytes.len() as u64);
-                durable[range].copy_from_slice(&version.bytes);
-            }
-        }
-        self.visible.borrow_mut().copy_from_slice(&durable);
     }
 
     fn delay(&self) -> Duration {
@@ -366,7 +300,7 @@ impl State {
                     buffer.fill(0xee);
                     return Err(IoError::EIO);
                 }
-                buffer.write_at(0, &self.visible.borrow()[indices(*offset..end)]);
+                buffer.write_at(0, &self.media.borrow().read(*offset..end));
                 Ok(())
             }
             Work::Store(store) => {
@@ -377,7 +311,7 @@ impl State {
                     self.apply(store, Some(2));
                     if store.fua && self.sim.one_in(2) {
                         // What failed may have been the flush that makes the write durable.
-                        self.flush(submitted, true);
+                        self.media.borrow_mut().flush(submitted, true);
                     }
                     return Err(IoError::EIO);
                 }
@@ -386,7 +320,15 @@ impl State {
             }
             Work::Flush => {
                 let fail = chance(&self.sim, fault.flush_errors);
-                self.flush(submitted, fail);
+                self.media.borrow_mut().flush(submitted, fail);
+                if fail { Err(IoError::EIO) } else { Ok(()) }
+            }
+            Work::Grow(_) if fault.full => Err(IoError::ENOSPC),
+            Work::Grow(size) => {
+                let fail = chance(&self.sim, fault.write_errors);
+                if !fail || self.sim.one_in(2) {
+                    self.size.set(self.size.get().max(*size));
+                }
                 if fail { Err(IoError::EIO) } else { Ok(()) }
             }
         }
@@ -401,7 +343,7 @@ impl SimDisk {
     fn check(&self, offset: u64, len: u64) -> Result<(), IoError> {
         let end = offset.checked_add(len).ok_or(IoError::EINVAL)?;
         let grid = |at: u64| at.is_multiple_of(self.state.unit(offset).min(4096));
-        if end > self.state.layout.size || !grid(offset) || !grid(len) {
+        if end > self.state.size.get() || !grid(offset) || !grid(len) {
             return Err(IoError::EINVAL);
         }
         Ok(())
@@ -417,7 +359,7 @@ impl SimDisk {
                 }
                 Some(store.clone())
             }
-            Work::Read(..) | Work::Flush => None,
+            Work::Read(..) | Work::Flush | Work::Grow(_) => None,
         };
         self.state.inflight.borrow_mut().insert(id, store);
         let (answer, answered) = oneshot::channel();
@@ -433,7 +375,7 @@ impl SimDisk {
 
 impl BlockDevice for SimDisk {
     fn size(&self) -> u64 {
-        self.state.layout.size
+        self.state.size.get()
     }
 
     fn alignment(&self) -> Alignment {
@@ -461,7 +403,7 @@ impl BlockDevice for SimDisk {
         options: ZeroOptions,
     ) -> Result<(), IoError> {
         self.check(offset, len)?;
-        let data = BufferPool::default().zeroed(indices(0..len).end);
+        let data = BufferPool::default().zeroed(index(len));
         let fua = options.fua;
         self.submit(Work::Store(Store { offset, data, fua })).await
     }
@@ -470,8 +412,8 @@ impl BlockDevice for SimDisk {
         self.submit(Work::Flush).await
     }
 
-    async fn grow(&self, _size: u64) -> Result<(), IoError> {
-        Err(IoError::EOPNOTSUPP)
+    async fn grow(&self, size: u64) -> Result<(), IoError> {
+        self.submit(Work::Grow(size)).await
     }
 }
 

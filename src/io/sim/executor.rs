@@ -33,6 +33,8 @@ struct World {
     tasks: RefCell<BTreeMap<u64, Task>>,
     ready: Arc<ReadyList>,
     timers: RefCell<BTreeMap<(Duration, u64), Waker>>,
+    /// What happened, if somebody wants to know.
+    trace: RefCell<Option<Vec<String>>>,
 }
 
 struct Task {
@@ -80,6 +82,7 @@ impl Sim {
             tasks: RefCell::default(),
             ready: Arc::default(),
             timers: RefCell::default(),
+            trace: RefCell::default(),
         };
         Self {
             world: Rc::new(world),
@@ -111,6 +114,29 @@ impl Sim {
     #[must_use]
     pub fn tick(&self) -> u64 {
         self.world.fresh_id()
+    }
+
+    /// Keeps what is noted from now on.
+    pub fn keep_trace(&self) {
+        self.world.trace.replace(Some(Vec::new()));
+    }
+
+    /// Notes what happens, if the trace is kept. Changes nothing else: a run with a trace goes as one without.
+    pub fn note(&self, event: impl FnOnce() -> String) {
+        if let Some(trace) = self.world.trace.borrow_mut().as_mut() {
+            let (tick, now) = (self.world.next_id.get(), self.world.now.get());
+            trace.push(format!(
+                "{tick:>7} {:>12.6}s  {}",
+                now.as_secs_f64(),
+                event()
+            ));
+        }
+    }
+
+    /// What was noted, oldest first.
+    #[must_use]
+    pub fn trace(&self) -> Vec<String> {
+        self.world.trace.borrow().clone().unwrap_or_default()
     }
 
     /// Runs `main` and every other task until `main` has ended. Virtual time passes only when no task is ready.

@@ -6,6 +6,8 @@
 
 pub mod disk;
 pub mod executor;
+mod media;
+mod sparse;
 
 pub use disk::{SimDisk, SimFault, SimHardware, SimLayout};
 pub use executor::{Sim, SimNode};

@@ -2,14 +2,15 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
+use std::ops::Range;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Duration;
 
 use super::history::{History, Tag};
 use super::rig::{Rig, SimEnv};
-use crate::io::sim::{Sim, SimNode};
+use super::scenario::{Kind, Request};
+use crate::io::sim::SimNode;
 use crate::io::{BlockDevice, BufferPool, Clock, IoBuffer, IoError, ZeroOptions};
 use crate::nexus::Nexus;
 
@@ -20,27 +21,17 @@ pub(super) struct Clients {
     /// Requests that have not been answered.
     pub(super) pending: Cell<u64>,
     pub(super) errors: RefCell<Vec<IoError>>,
-    pub(super) answered: Cell<u64>,
     buffers: BufferPool,
 }
 
-/// Which request a client makes next.
-enum Request {
-    Read,
-    Write { fua: bool },
-    Zero,
-    Flush,
-}
-
 impl Clients {
-    pub(super) fn new(rig: Rig) -> Self {
+    pub(super) fn new(rig: Rig, islands: &[Range<u64>]) -> Self {
         let block = rig.spec.block_size;
         Self {
-            history: History::new(&rig.sim, rig.spec.size / u64::from(block), block),
+            history: History::new(&rig.sim, islands, block),
             rig,
             pending: Cell::new(0),
             errors: RefCell::default(),
-            answered: Cell::new(0),
             buffers: BufferPool::default(),
         }
     }
@@ -50,38 +41,40 @@ impl Clients {
     }
 
     /// Gives every block a tag of its own, durably, so that zeroes are a value like any other later.
-    pub(super) async fn fill(&self, nexus: &Nexus<SimEnv>) {
-        let blocks = self.history.blocks();
-        for first in (0..blocks).step_by(16) {
-            self.write(nexus, first..(first + 16).min(blocks), true)
-                .await;
+    pub(super) async fn fill(&self, nexus: &Nexus<SimEnv>, islands: &[Range<u64>]) {
+        let write = Kind::Write {
+            fua: true,
+            spoil: false,
+        };
+        for island in islands {
+            for first in island.clone().step_by(16) {
+                let blocks = first..(first + 16).min(island.end);
+                self.perform(nexus, write, blocks).await;
+            }
         }
     }
 
-    /// One client's life: `count` requests.
-    pub(super) async fn run(self: Rc<Self>, nexus: Nexus<SimEnv>, clock: SimNode, count: u64) {
-        let sim = self.rig.sim.clone();
-        for _ in 0..count {
-            clock.sleep(Duration::from_micros(sim.below(600))).await;
-            let request = match sim.below(20) {
-                0..=7 => Request::Read,
-                8..=14 => Request::Write { fua: false },
-                15 | 16 => Request::Write { fua: true },
-                17 => Request::Zero,
-                _ => Request::Flush,
-            };
+    /// One client's life.
+    pub(super) async fn run(
+        self: Rc<Self>,
+        nexus: Nexus<SimEnv>,
+        clock: SimNode,
+        requests: Vec<Request>,
+    ) {
+        for request in requests {
+            clock.sleep(request.pause).await;
             self.pending.set(self.pending.get() + 1);
-            match request {
-                Request::Read => self.read(&nexus, range(&sim, self.history.blocks())).await,
-                Request::Write { fua } => {
-                    let blocks = range(&sim, self.history.blocks());
-                    self.write(&nexus, blocks, fua).await;
-                }
-                Request::Zero => self.zero(&nexus, range(&sim, self.history.blocks())).await,
-                Request::Flush => self.flush(&nexus).await,
-            }
+            self.perform(&nexus, request.kind, request.blocks).await;
             self.pending.set(self.pending.get() - 1);
-            self.answered.set(self.answered.get() + 1);
+        }
+    }
+
+    async fn perform(&self, nexus: &Nexus<SimEnv>, kind: Kind, blocks: Range<u64>) {
+        match kind {
+            Kind::Read => self.read(nexus, blocks).await,
+            Kind::Write { fua, spoil } => self.write(nexus, blocks, (fua, spoil)).await,
+            Kind::Zero { fua, unmap } => self.zero(nexus, blocks, ZeroOptions { unmap, fua }).await,
+            Kind::Flush => self.flush(nexus).await,
         }
     }
 
@@ -92,19 +85,21 @@ impl Clients {
         result.is_ok()
     }
 
-    pub(super) async fn read(&self, nexus: &Nexus<SimEnv>, blocks: std::ops::Range<u64>) {
+    pub(super) async fn read(&self, nexus: &Nexus<SimEnv>, blocks: Range<u64>) {
         let len = (blocks.end - blocks.start) * self.block();
         let buffer = self.buffers.zeroed(usize::try_from(len).unwrap());
-        let started = self.rig.sim.tick();
+        let started = self.history.begin_read(blocks.clone());
         let result = nexus.read(blocks.start * self.block(), &buffer).await;
         self.history
             .note(|| format!("read {blocks:?} from {started}: {result:?}"));
         if self.note(result) {
             self.history.read(blocks.start, &buffer.to_vec(), started);
+        } else {
+            self.history.read_failed(started);
         }
     }
 
-    async fn write(&self, nexus: &Nexus<SimEnv>, blocks: std::ops::Range<u64>, fua: bool) {
+    async fn write(&self, nexus: &Nexus<SimEnv>, blocks: Range<u64>, (fua, spoil): (bool, bool)) {
         let Some(tag) = self.history.begin_write(blocks.clone(), fua, false) else {
             return;
         };
@@ -112,7 +107,7 @@ impl Clients {
         let write = nexus.write(blocks.start * self.block(), &buffer, fua);
         // A mirrored volume reads the client's memory once, at the start (spec W2); what the client does to it
         // afterwards must not reach any member.
-        let spoil = self.rig.disks.len() > 1 && self.rig.sim.one_in(4);
+        let spoil = spoil && self.rig.committed().len() > 1;
         let result = polled_then(write, || {
             if spoil {
                 buffer.fill(0x5a);
@@ -122,12 +117,11 @@ impl Clients {
         self.written(tag, blocks, fua, result);
     }
 
-    async fn zero(&self, nexus: &Nexus<SimEnv>, blocks: std::ops::Range<u64>) {
-        let fua = self.rig.sim.one_in(3);
+    async fn zero(&self, nexus: &Nexus<SimEnv>, blocks: Range<u64>, options: ZeroOptions) {
+        let fua = options.fua;
         let Some(tag) = self.history.begin_write(blocks.clone(), fua, true) else {
             return;
         };
-        let options = ZeroOptions { unmap: true, fua };
         let len = (blocks.end - blocks.start) * self.block();
         let result = nexus
             .write_zeroes(blocks.start * self.block(), len, options)
@@ -135,18 +129,12 @@ impl Clients {
         self.written(tag, blocks, fua, result);
     }
 
-    fn payload(&self, tag: Tag, blocks: std::ops::Range<u64>) -> IoBuffer {
+    fn payload(&self, tag: Tag, blocks: Range<u64>) -> IoBuffer {
         let content = blocks.flat_map(|block| self.history.content(tag, block));
         self.buffers.copy_of(&content.collect::<Vec<u8>>())
     }
 
-    fn written(
-        &self,
-        tag: Tag,
-        blocks: std::ops::Range<u64>,
-        fua: bool,
-        result: Result<(), IoError>,
-    ) {
+    fn written(&self, tag: Tag, blocks: Range<u64>, fua: bool, result: Result<(), IoError>) {
         let acked = self.note(result);
         self.history.end_write(tag, acked);
         self.history
@@ -186,23 +174,12 @@ impl Clients {
             if self.rig.volatile[member] {
                 continue;
             }
-            for block in 0..self.history.blocks() {
+            for block in self.history.blocks() {
                 let bytes = self.rig.durable(member, block * self.block(), self.block());
                 self.history.check_durable(block, &bytes, member);
             }
         }
     }
-}
-
-/// Blocks for a request: mostly a few, close to each other so that requests meet; sometimes whole chunks.
-fn range(sim: &Sim, blocks: u64) -> std::ops::Range<u64> {
-    if sim.one_in(12) {
-        let first = sim.below(blocks) / 16 * 16;
-        return first..(first + 16).min(blocks);
-    }
-    let spot = sim.below(3) * (blocks / 3);
-    let first = (spot + sim.below(6)).min(blocks - 1);
-    first..(first + 1 + sim.below(4)).min(blocks)
 }
 
 /// Polls a future once, then does something, then waits for it.

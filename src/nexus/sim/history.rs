@@ -19,18 +19,22 @@ pub(in crate::nexus) type Tag = u64;
 pub(in crate::nexus) struct History {
     sim: Sim,
     block: usize,
+    /// The blocks that are written, in order, and the place of each island's first one among them. All others are
+    /// zeroes for ever.
+    islands: Vec<(Range<u64>, usize)>,
     state: RefCell<State>,
 }
 
 #[derive(Default)]
 struct State {
     writes: BTreeMap<Tag, Write>,
+    /// Reads under way, by their start.
+    reads: BTreeMap<u64, Range<u64>>,
     blocks: Vec<Block>,
     epoch_start: u64,
     /// The latest start of a flush that succeeded in this epoch.
     flushed: u64,
     violation: Option<String>,
-    trace: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -52,8 +56,8 @@ struct Block {
     zones: BTreeMap<Tag, Zone>,
     /// When a read of the value first ended.
     first_read: BTreeMap<Tag, u64>,
-    /// The write that zeroed it; there is at most one, so that zeroes have a tag too.
-    zeroed_by: Option<Tag>,
+    /// The write that zeroed it last; an earlier one can't be seen any more, so zeroes have a tag too.
+    zeroed_by: Tag,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -70,20 +74,46 @@ impl Zone {
 }
 
 impl History {
-    pub(in crate::nexus) fn new(sim: &Sim, blocks: u64, block: u32) -> Self {
+    pub(in crate::nexus) fn new(sim: &Sim, islands: &[Range<u64>], block: u32) -> Self {
+        let history = Self {
+            sim: sim.clone(),
+            block: block as usize,
+            islands: Vec::new(),
+            state: RefCell::default(),
+        };
+        islands.iter().fold(history, |mut history, island| {
+            history.add_island(island.clone());
+            history
+        })
+    }
+
+    /// More blocks that will be written; zeroes until then.
+    pub(in crate::nexus) fn add_island(&mut self, blocks: Range<u64>) {
         let fresh = Block {
             base: vec![0],
             ..Block::default()
         };
-        let state = State {
-            blocks: (0..blocks).map(|_| fresh.clone()).collect(),
-            ..State::default()
+        let state = self.state.get_mut();
+        self.islands.push((blocks.clone(), state.blocks.len()));
+        state.blocks.extend(blocks.map(|_| fresh.clone()));
+    }
+
+    fn place(&self, block: u64) -> Option<usize> {
+        let island = self
+            .islands
+            .iter()
+            .find(|(blocks, _)| blocks.contains(&block));
+        island.map(|(blocks, first)| first + index(block - blocks.start))
+    }
+
+    /// The blocks of a range that are on an island, and their places.
+    fn places(&self, range: &Range<u64>) -> Vec<(u64, usize)> {
+        let on_island = |(blocks, first): &(Range<u64>, usize)| {
+            let (start, end) = (range.start.max(blocks.start), range.end.min(blocks.end));
+            let (origin, first) = (blocks.start, *first);
+            (start..end).map(move |block| (block, first + index(block - origin)))
         };
-        Self {
-            sim: sim.clone(),
-            block: block as usize,
-            state: RefCell::new(state),
-        }
+        self.islands.iter().flat_map(on_island).collect()
     }
 
     /// What was found to be wrong first, if anything.
@@ -92,22 +122,14 @@ impl History {
     }
 
     pub(in crate::nexus) fn note(&self, event: impl FnOnce() -> String) {
-        let now = self.sim.tick();
-        let mut state = self.state.borrow_mut();
-        if state.violation.is_none() {
-            state.trace.push(format!("{now} {}", event()));
-        }
-    }
-
-    /// The last events before the violation.
-    pub(in crate::nexus) fn trace(&self) -> Vec<String> {
-        self.state.borrow().trace.clone()
+        self.sim.note(event);
     }
 
     pub(in crate::nexus) fn fail(&self, what: impl FnOnce() -> String) {
         let mut state = self.state.borrow_mut();
         if state.violation.is_none() {
             let what = format!("at {}: {}", self.sim.tick(), what());
+            self.sim.note(|| format!("VIOLATION {what}"));
             state.violation = Some(what);
         }
     }
@@ -127,7 +149,9 @@ impl History {
             return Err(format!("G4: block {block} is a mix of writes"));
         }
         if word == 0 {
-            return Ok(state.blocks[index(block)].zeroed_by.unwrap_or(0));
+            return Ok(self
+                .place(block)
+                .map_or(0, |place| state.blocks[place].zeroed_by));
         }
         let tag = word >> 16;
         let known = state
@@ -142,7 +166,7 @@ impl History {
         Ok(tag)
     }
 
-    /// A write is about to be submitted. A zeroing is refused when a block was zeroed before.
+    /// A write is about to be submitted. A zeroing is refused while a block may still show older zeroes.
     pub(in crate::nexus) fn begin_write(
         &self,
         blocks: Range<u64>,
@@ -152,18 +176,22 @@ impl History {
         let submitted = self.sim.tick();
         let tag = submitted;
         let mut state = self.state.borrow_mut();
-        let places = index(blocks.start)..index(blocks.end);
-        if zeroes
-            && state.blocks[places.clone()]
-                .iter()
-                .any(|b| b.zeroed_by.is_some())
-        {
+        let places = self.places(&blocks);
+        let shows_zeroes =
+            |place: usize| allowed(&state, place).contains(&state.blocks[place].zeroed_by);
+        // A read under way may show older zeroes than the disks do.
+        let is_read =
+            |reading: &Range<u64>| reading.start < blocks.end && blocks.start < reading.end;
+        let is_ambiguous = places.iter().any(|(_, place)| shows_zeroes(*place))
+            || state.reads.values().any(is_read);
+        if zeroes && is_ambiguous {
             return None;
         }
-        for block in &mut state.blocks[places] {
+        for (_, place) in &places {
+            let block = &mut state.blocks[*place];
             block.writes.push(tag);
             if zeroes {
-                block.zeroed_by = Some(tag);
+                block.zeroed_by = tag;
             }
         }
         let write = Write {
@@ -185,52 +213,78 @@ impl History {
         write.finished = Some(now);
         write.acked = acked;
         let (blocks, submitted) = (write.blocks.clone(), write.submitted);
-        for block in blocks {
+        for (block, place) in self.places(&blocks) {
             // A failed write that nobody has seen may not have happened at all.
-            if acked || state.blocks[index(block)].zones.contains_key(&tag) {
-                self.widen(&mut state, block, tag, (submitted, now));
+            if acked || state.blocks[place].zones.contains_key(&tag) {
+                self.widen(&mut state, (block, place), tag, (submitted, now));
             }
         }
+    }
+
+    /// A read is about to be submitted; the answer is when that was.
+    pub(in crate::nexus) fn begin_read(&self, blocks: Range<u64>) -> u64 {
+        let started = self.sim.tick();
+        self.state.borrow_mut().reads.insert(started, blocks);
+        started
+    }
+
+    /// A read failed.
+    pub(in crate::nexus) fn read_failed(&self, started: u64) {
+        self.state.borrow_mut().reads.remove(&started);
     }
 
     /// A read was answered: `started` is when it was submitted.
     pub(in crate::nexus) fn read(&self, first: u64, bytes: &[u8], started: u64) {
         let now = self.sim.tick();
         let mut state = self.state.borrow_mut();
+        state.reads.remove(&started);
         for (block, bytes) in (first..).zip(bytes.chunks(self.block)) {
-            let seen = self.decode(&state, block, bytes);
-            match seen {
-                Ok(tag) => self.saw(&mut state, block, tag, (started, now)),
-                Err(what) => fail(&mut state, now, &what),
+            match (self.decode(&state, block, bytes), self.place(block)) {
+                (Ok(tag), Some(place)) => {
+                    self.saw(&mut state, (block, place), tag, (started, now));
+                }
+                (Ok(_), None) => {}
+                (Err(what), _) => self.found(&mut state, now, &what),
             }
         }
     }
 
-    fn saw(&self, state: &mut State, block: u64, tag: Tag, (started, now): (u64, u64)) {
-        let place = index(block);
+    fn saw(
+        &self,
+        state: &mut State,
+        (block, place): (u64, usize),
+        tag: Tag,
+        (started, now): (u64, u64),
+    ) {
         let is_new = state.blocks[place].writes.contains(&tag);
         if !is_new && !state.blocks[place].base.contains(&tag) {
             let base = state.blocks[place].base.clone();
             let what = format!(
                 "G4, G6: block {block} reads as write {tag}, but at the last power cut only {base:?} were possible"
             );
-            return fail(state, now, &what);
+            return self.found(state, now, &what);
         }
         let (written, ended) = match state.writes.get(&tag) {
             Some(write) if is_new => (write.submitted, write.finished.unwrap_or(u64::MAX)),
             _ => (0, state.epoch_start),
         };
         if written > now {
-            fail(state, now, "a read saw a write of the future");
+            self.found(state, now, "G3: a read saw a write of the future");
         }
-        self.widen(state, block, tag, (written, ended));
-        self.widen(state, block, tag, (started, now));
+        self.widen(state, (block, place), tag, (written, ended));
+        self.widen(state, (block, place), tag, (started, now));
         state.blocks[place].first_read.entry(tag).or_insert(now);
     }
 
     /// Adds an operation to a value's zone, and compares it with the others.
-    fn widen(&self, state: &mut State, block: u64, tag: Tag, (start, end): (u64, u64)) {
-        let zones = &mut state.blocks[index(block)].zones;
+    fn widen(
+        &self,
+        state: &mut State,
+        (block, place): (u64, usize),
+        tag: Tag,
+        (start, end): (u64, u64),
+    ) {
+        let zones = &mut state.blocks[place].zones;
         let zone = zones.entry(tag).or_insert(Zone {
             end_min: u64::MAX,
             start_max: 0,
@@ -246,7 +300,7 @@ impl History {
             let what = format!(
                 "G3, G5: block {block}: writes {tag} {zone:?} and {other} {other_zone:?} do not fit one order"
             );
-            fail(state, self.sim.tick(), &what);
+            self.found(state, self.sim.tick(), &what);
         }
     }
 
@@ -260,6 +314,7 @@ impl History {
     pub(in crate::nexus) fn killed(&self) {
         let now = self.sim.tick();
         let mut state = self.state.borrow_mut();
+        state.reads.clear();
         for write in state.writes.values_mut() {
             write.finished.get_or_insert(now);
         }
@@ -288,8 +343,10 @@ impl History {
         let state = self.state.borrow();
         let write = &state.writes[&tag];
         let found = self.decode(&state, block, bytes);
+        let is_ever_zero = self.place(block).is_none();
         let fits = found.as_ref().is_ok_and(|found| {
-            *found == tag
+            is_ever_zero
+                || *found == tag
                 || state
                     .writes
                     .get(found)
@@ -310,7 +367,10 @@ impl History {
     pub(in crate::nexus) fn check_durable(&self, block: u64, bytes: &[u8], who: usize) {
         let state = self.state.borrow();
         let found = self.decode(&state, block, bytes);
-        let possible = allowed(&state, index(block));
+        let possible = match self.place(block) {
+            Some(place) => allowed(&state, place),
+            None => vec![0],
+        };
         drop(state);
         if !found.as_ref().is_ok_and(|found| possible.contains(found)) {
             self.fail(|| {
@@ -321,9 +381,16 @@ impl History {
         }
     }
 
-    /// Number of blocks.
-    pub(in crate::nexus) fn blocks(&self) -> u64 {
-        self.state.borrow().blocks.len() as u64
+    /// The blocks that are written.
+    pub(in crate::nexus) fn blocks(&self) -> impl Iterator<Item = u64> + '_ {
+        self.islands.iter().flat_map(|(blocks, _)| blocks.clone())
+    }
+
+    fn found(&self, state: &mut State, now: u64, what: &str) {
+        if state.violation.is_none() {
+            self.sim.note(|| format!("VIOLATION {what}"));
+            state.violation = Some(format!("at {now}: {what}"));
+        }
     }
 }
 
@@ -358,12 +425,6 @@ fn allowed(state: &State, place: usize) -> Vec<Tag> {
     values
 }
 
-fn fail(state: &mut State, now: u64, what: &str) {
-    if state.violation.is_none() {
-        state.violation = Some(format!("at {now}: {what}"));
-    }
-}
-
 fn index(block: u64) -> usize {
     usize::try_from(block).expect("a simulated volume is small")
 }
@@ -375,7 +436,7 @@ mod tests {
     /// Two writes to one block, one after the other, then reads of the given ones.
     fn check(reads: &[usize], expected: bool) {
         let sim = Sim::new(1);
-        let history = History::new(&sim, 1, 512);
+        let history = History::new(&sim, &[0..1], 512);
         let tags: Vec<Tag> = (0..2)
             .map(|_| {
                 let tag = history.begin_write(0..1, false, false).unwrap();
@@ -401,7 +462,7 @@ mod tests {
     fn after_a_failed_write_either_value_is_right_but_only_one_of_them() {
         let run = |reads: &[bool]| {
             let sim = Sim::new(1);
-            let history = History::new(&sim, 1, 512);
+            let history = History::new(&sim, &[0..1], 512);
             let failed = history.begin_write(0..1, false, false).unwrap();
             history.end_write(failed, false);
             for new in reads {
@@ -420,7 +481,7 @@ mod tests {
     fn a_power_cut_may_take_only_what_was_not_flushed() {
         let run = |flush: bool, survivor: usize| {
             let sim = Sim::new(1);
-            let history = History::new(&sim, 1, 512);
+            let history = History::new(&sim, &[0..1], 512);
             let tag = history.begin_write(0..1, false, false).unwrap();
             history.end_write(tag, true);
             if flush {

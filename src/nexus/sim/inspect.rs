@@ -2,7 +2,6 @@
 
 use super::rig::{Rig, SimEnv};
 use super::run::Run;
-use super::trouble::Trouble;
 use crate::nexus::Nexus;
 use crate::replica::Label;
 use crate::replica::layout::{DATA_OFFSET, LABEL_OFFSETS};
@@ -63,23 +62,23 @@ impl Run {
 
     /// Everything healthy: all is resolved, read, stopped cleanly, and the members are equal.
     pub(super) async fn finish(self, nexus: Nexus<SimEnv>) {
-        let history = &self.clients.history;
+        let (history, rig) = (&self.clients.history, self.rig());
         let mut seen = 0;
         while nexus.status().unresolved_bytes > 0 {
             seen = nexus.changed(seen).await;
         }
         self.clients.errors.borrow_mut().clear();
-        for first in (0..history.blocks()).step_by(16) {
-            let blocks = first..(first + 16).min(history.blocks());
+        let blocks = rig.spec.size / u64::from(rig.spec.block_size);
+        for first in (0..blocks).step_by(128) {
+            let blocks = first..(first + 128).min(blocks);
             self.clients.read(&nexus, blocks).await;
         }
-        self.check_errors(Trouble::None, &nexus);
+        self.check_errors(&[], &nexus);
         if !nexus.stop().await {
             history.fail(|| "A10: the last stop is not clean".to_owned());
         }
         drop(nexus);
         self.check_written();
-        let rig = self.rig();
         let members = rig.committed();
         let data = |member: &usize| rig.visible(*member, 0, rig.spec.size);
         if members

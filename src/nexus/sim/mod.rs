@@ -3,12 +3,15 @@
 //! [`rig`] builds a volume out of simulated parts; directed tests use it too. [`run`] takes one seed through several
 //! crashes. [`history`] decides whether what the clients saw is what the specification promises.
 
+mod caught;
 mod client;
 mod history;
 mod inspect;
 mod rig;
 mod run;
+mod scenario;
 mod seeds;
+mod shrink;
 mod trouble;
 
 pub(super) use rig::{Rig, SimEnv};

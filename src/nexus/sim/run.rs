@@ -1,94 +1,142 @@
-//! One seed: a volume is created, used, hurt, crashed and assembled again several times, then healed and inspected.
+//! Plays a scenario: a volume is created, used, hurt, crashed and assembled again several times, then healed and
+//! inspected.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::caught::caught;
 use super::client::Clients;
 use super::rig::{Rig, SimEnv};
+use super::scenario::{Cycle, End, Scenario, Start};
 use crate::io::sim::{Sim, SimFault, SimNode};
 use crate::io::{Clock, Spawn};
 use crate::nexus::{AssemblyError, Mutant, Nexus};
 
-/// Crashes per seed.
-const CYCLES: u32 = 5;
 /// Longest that any request may take while the trouble of a cycle lasts at most 40 s and commits time out after 30 s.
 const PATIENCE: Duration = Duration::from_secs(240);
+/// How often a start is tried when nothing is wrong any more. What the troubles before left in memory is gone by then.
+const CALM_STARTS: usize = 12;
 
-/// How a cycle ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    Stop,
-    Kill,
-    PowerCut,
+/// How to play.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::nexus) struct Play {
+    /// A planted bug.
+    pub(in crate::nexus) mutant: Option<Mutant>,
+    /// Whether to note what happens.
+    pub(in crate::nexus) trace: bool,
 }
 
-/// One seed's run.
-pub(super) struct Run {
-    pub(super) clients: Rc<Clients>,
-    /// Generation and slot sequence that each disk's durable label had last (I3, I4).
-    pub(super) labels: RefCell<Vec<(u64, u64)>>,
-    stopped_cleanly: bool,
+/// How many times the daemon ended, and how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::nexus) struct Tally {
+    pub(in crate::nexus) stops: u64,
+    /// The daemon was killed, the disks kept what they had.
+    pub(in crate::nexus) kills: u64,
+    /// The daemon was killed and every disk lost what it had not made durable, or some of it.
+    pub(in crate::nexus) power_cuts: u64,
 }
 
-/// Runs one seed with perhaps a planted bug.
-///
-/// # Errors
-/// What was found to be wrong, and the last events.
-pub(in crate::nexus) fn run_seed(seed: u64, mutant: Option<Mutant>) -> Result<(), String> {
-    let shape = Sim::new(seed ^ 0xabcd);
-    let members = usize::try_from(1 + shape.below(4)).unwrap();
-    let block = if shape.one_in(4) { 512 } else { 4096 };
-    let blocks = [20, 33, 48][usize::try_from(shape.below(3)).unwrap()];
-    let blocks = if block == 512 { blocks * 8 } else { blocks };
-    let mut rig = Rig::new(seed, members, blocks * u64::from(block), block);
-    rig.mutant = mutant;
-    if members > 1 && shape.one_in(8) {
-        rig.volatile[usize::try_from(shape.below(members as u64)).unwrap()] = true;
+impl Tally {
+    pub(in crate::nexus) const fn crashes(self) -> u64 {
+        self.kills + self.power_cuts
     }
-    let sim = rig.sim.clone();
-    let clients = Rc::new(Clients::new(rig));
-    let run = Run {
-        clients: Rc::clone(&clients),
-        labels: RefCell::new(vec![(0, 0); members]),
-        stopped_cleanly: false,
-    };
-    sim.block_on(run.all());
-    match clients.history.violation() {
-        None => Ok(()),
-        Some(violation) => {
-            let trace = clients.history.trace();
-            let tail = trace[trace.len().saturating_sub(60)..].join("\n  ");
-            Err(format!("seed {seed}: {violation}\n  {tail}"))
+
+    pub(in crate::nexus) const fn plus(self, other: Self) -> Self {
+        Self {
+            stops: self.stops + other.stops,
+            kills: self.kills + other.kills,
+            power_cuts: self.power_cuts + other.power_cuts,
         }
     }
 }
 
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            stops,
+            kills,
+            power_cuts,
+        } = self;
+        write!(
+            f,
+            "{kills} kills and {power_cuts} power cuts; {stops} stops"
+        )
+    }
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(in crate::nexus) struct Report {
+    pub(in crate::nexus) tally: Tally,
+    pub(in crate::nexus) violation: Option<String>,
+    pub(in crate::nexus) trace: Vec<String>,
+}
+
+/// One scenario being played.
+pub(super) struct Run {
+    pub(super) clients: Rc<Clients>,
+    pub(super) scenario: Rc<Scenario>,
+    /// Generation and slot sequence that each disk's durable label had last (I3, I4).
+    pub(super) labels: RefCell<Vec<(u64, u64)>>,
+    tally: Rc<Cell<Tally>>,
+}
+
+/// Plays a scenario to its end, or to the first violation.
+pub(super) fn play(scenario: &Scenario, how: Play) -> Report {
+    let mut rig = Rig::new(
+        scenario.seed,
+        scenario.members,
+        scenario.size,
+        scenario.block,
+    );
+    rig.mutant = how.mutant;
+    if let Some(volatile) = scenario.volatile {
+        rig.volatile[volatile] = true;
+    }
+    let sim = rig.sim.clone();
+    if how.trace {
+        sim.keep_trace();
+    }
+    let clients = Rc::new(Clients::new(rig, &scenario.islands));
+    let tally = Rc::default();
+    let run = Run {
+        clients: Rc::clone(&clients),
+        scenario: Rc::new(scenario.clone()),
+        labels: RefCell::new(vec![(0, 0); scenario.members]),
+        tally: Rc::clone(&tally),
+    };
+    let ended = caught(|| sim.block_on(run.all()));
+    Report {
+        tally: tally.get(),
+        violation: clients.history.violation().or(ended.err()),
+        trace: sim.trace(),
+    }
+}
+
 impl Run {
-    async fn all(mut self) {
+    async fn all(self) {
+        let scenario = Rc::clone(&self.scenario);
         let mut node = self.sim().node();
         let created = self.rig().create(&node).await;
         let mut nexus = created.expect("nothing is wrong with the disks yet");
-        self.clients.fill(&nexus).await;
-        for cycle in 0..CYCLES {
+        self.clients.fill(&nexus, &scenario.islands).await;
+        for (number, cycle) in scenario.cycles.iter().enumerate() {
             self.clients.history.note(|| {
-                let status = nexus.status();
-                format!(
-                    "cycle {cycle}: generation {} of {:?}",
-                    status.generation,
-                    self.rig().committed()
-                )
+                let (generation, active) = (nexus.status().generation, self.rig().committed());
+                format!("cycle {number}: generation {generation}, in sync {active:?}")
             });
-            let end = self.cycle(&node, &nexus).await;
+            self.cycle(cycle, &node, &nexus).await;
             if self.is_over() {
                 return;
             }
-            self.end(end, &node, nexus).await;
+            self.end(cycle.end, &node, nexus).await;
             self.inspect_labels();
             node = self.sim().node();
-            let Some(next) = self.start(&mut node).await else {
+            let Some(next) = self.start(cycle, &mut node).await else {
                 return;
             };
             nexus = next;
@@ -108,36 +156,31 @@ impl Run {
         self.clients.history.violation().is_some()
     }
 
+    fn count(&self, count: impl FnOnce(&mut Tally)) {
+        let mut tally = self.tally.get();
+        count(&mut tally);
+        self.tally.set(tally);
+    }
+
     /// Clients run while trouble comes and goes.
-    async fn cycle(&self, node: &SimNode, nexus: &Nexus<SimEnv>) -> End {
+    async fn cycle(&self, cycle: &Cycle, node: &SimNode, nexus: &Nexus<SimEnv>) {
         let sim = self.sim().clone();
         let clock = sim.node();
-        let trouble = self.choose_trouble();
-        let end = match sim.below(10) {
-            0..=2 => End::Stop,
-            3..=6 => End::Kill,
-            _ => End::PowerCut,
-        };
-        self.clients
-            .history
-            .note(|| format!("trouble {trouble:?}, then {end:?}"));
         self.clients.errors.borrow_mut().clear();
         self.clients.pending.set(0);
-        let waiting: Vec<_> = (0..1 + sim.below(4))
-            .map(|_| {
-                let (done, wait) = oneshot::channel();
-                let life =
-                    Rc::clone(&self.clients).run(nexus.clone(), node.clone(), 10 + sim.below(25));
-                node.spawn(async move {
-                    life.await;
-                    let _ = done.send(());
-                });
-                wait
-            })
-            .collect();
-        clock.sleep(Duration::from_micros(sim.below(8000))).await;
-        self.make_trouble(trouble, &clock).await;
-        if end == End::Stop || sim.one_in(3) {
+        let mut waiting = Vec::new();
+        for requests in &cycle.clients {
+            let (done, wait) = oneshot::channel();
+            let clients = Rc::clone(&self.clients);
+            let life = clients.run(nexus.clone(), node.clone(), requests.clone());
+            node.spawn(async move {
+                life.await;
+                let _ = done.send(());
+            });
+            waiting.push(wait);
+        }
+        self.make_troubles(&cycle.troubles, &clock).await;
+        if cycle.patient {
             let deadline = clock.sleep(PATIENCE);
             let all = async {
                 for wait in waiting {
@@ -151,25 +194,28 @@ impl Run {
                     .fail(|| format!("I12, G11: {pending} requests are never answered"));
             }
         } else {
-            clock.sleep(Duration::from_micros(sim.below(20_000))).await;
+            clock.sleep(cycle.grace).await;
         }
-        self.check_errors(trouble, nexus);
-        end
+        self.check_errors(&cycle.troubles, nexus);
     }
 
-    async fn end(&mut self, end: End, node: &SimNode, nexus: Nexus<SimEnv>) {
-        self.stopped_cleanly = false;
+    async fn end(&self, end: End, node: &SimNode, nexus: Nexus<SimEnv>) {
         if end == End::Stop {
-            self.stopped_cleanly = nexus.stop().await;
+            let clean = nexus.stop().await;
             self.clients
                 .history
-                .note(|| format!("stopped, clean: {}", self.stopped_cleanly));
+                .note(|| format!("stopped, clean: {clean}"));
         }
         drop(nexus);
         node.kill();
         if end == End::PowerCut {
             self.rig().disks.iter().for_each(|disk| disk.power_loss());
         }
+        self.count(|tally| match end {
+            End::Stop => tally.stops += 1,
+            End::Kill => tally.kills += 1,
+            End::PowerCut => tally.power_cuts += 1,
+        });
         self.heal();
         for disk in &self.rig().disks {
             disk.quiesce().await;
@@ -180,78 +226,54 @@ impl Run {
         if end == End::PowerCut || self.rig().committed().iter().any(cut_off) {
             self.clients.history.power_lost();
         }
-        for (disk, _) in self
-            .rig()
-            .disks
-            .iter()
-            .zip(&self.rig().volatile)
-            .filter(|(_, volatile)| **volatile)
-        {
+        let volatile = self.rig().volatile.iter();
+        for (disk, _) in self.rig().disks.iter().zip(volatile).filter(|pair| *pair.1) {
             disk.erase();
         }
         self.clients.history.note(|| format!("{end:?}"));
         self.check_written();
     }
 
-    /// Assembles from what happens to be here, then from more, until it works.
-    async fn start(&self, node: &mut SimNode) -> Option<Nexus<SimEnv>> {
-        let sim = self.sim().clone();
-        let all = self.rig().all();
-        let mut present = all.clone();
-        if sim.one_in(3) {
-            present.iter_mut().for_each(|here| *here = sim.one_in(2));
-        }
-        for attempt in 0..20 {
-            if attempt > 6 {
-                present.clone_from(&all);
-            }
-            if attempt < 5 && sim.one_in(6) {
-                let disk = usize::try_from(sim.below(all.len() as u64)).unwrap();
+    /// Assembles from what is said to be here, then from everything, until it works.
+    async fn start(&self, cycle: &Cycle, node: &mut SimNode) -> Option<Nexus<SimEnv>> {
+        let calm = Start {
+            present: self.rig().all(),
+            fails: None,
+            killed: None,
+            power_cut: false,
+        };
+        let calm = std::iter::repeat_n(&calm, CALM_STARTS);
+        for start in cycle.starts.iter().chain(calm) {
+            if let Some(disk) = start.fails {
                 self.rig().disks[disk].set_fault(SimFault {
                     write_errors: 2,
                     ..SimFault::default()
                 });
             }
-            let troubled = self
-                .rig()
-                .disks
-                .iter()
-                .any(|disk| disk.fault().write_errors > 0);
-            let killed = attempt < 5 && sim.one_in(8);
-            let result = self.try_start(node, &present, killed).await;
+            let result = self.try_start(node, start).await;
             self.clients.history.note(|| {
-                format!(
-                    "assembled from {present:?}: {:?}",
-                    result.as_ref().map(|r| r.as_ref().map(Nexus::status))
-                )
+                let result = result.as_ref().map(|r| r.as_ref().map(Nexus::status));
+                format!("assembled from {:?}: {result:?}", start.present)
             });
             self.heal();
+            let is_whole = start.fails.is_none() && start.present.iter().all(|here| *here);
             match result {
                 Some(Ok(nexus)) => return Some(nexus),
-                None => {}
-                Some(Err(AssemblyError::Blocked(blocked))) if present == all => {
-                    self.clients
-                        .history
-                        .fail(|| format!("everything is here, but: {blocked}"));
-                    return None;
-                }
-                Some(Err(AssemblyError::Blocked(_))) => {
-                    let more = usize::try_from(sim.below(all.len() as u64)).unwrap();
-                    present[more] = true;
-                }
-                Some(Err(_)) if troubled => {}
+                Some(Err(AssemblyError::Blocked(_))) if !is_whole => {}
+                Some(Err(_)) if start.fails.is_some() => {}
                 Some(Err(error)) => {
                     self.clients
                         .history
-                        .fail(|| format!("nothing is wrong, but: {error}"));
+                        .fail(|| format!("G9: nothing is wrong, but: {error}"));
                     return None;
                 }
+                None => {}
             }
-            *node = sim.node();
+            *node = self.sim().node();
         }
         self.clients
             .history
-            .fail(|| "the volume never starts again".to_owned());
+            .fail(|| "G9: the volume never starts again".to_owned());
         None
     }
 
@@ -259,24 +281,26 @@ impl Run {
     async fn try_start(
         &self,
         node: &SimNode,
-        present: &[bool],
-        killed: bool,
+        start: &Start,
     ) -> Option<Result<Nexus<SimEnv>, AssemblyError>> {
         let sim = self.sim();
         let (answer, answered) = oneshot::channel();
-        let (rig, inner, here) = (self.rig().clone(), node.clone(), present.to_vec());
+        let (rig, inner, here) = (self.rig().clone(), node.clone(), start.present.clone());
         node.spawn(async move {
             let _ = answer.send(rig.assemble(&inner, &here).await);
         });
-        if killed {
-            let clock = sim.node();
-            clock.sleep(Duration::from_micros(sim.below(8000))).await;
+        if let Some(after) = start.killed {
+            sim.node().sleep(after).await;
             node.kill();
-            if sim.one_in(2) {
+            if start.power_cut {
                 self.rig().disks.iter().for_each(|disk| disk.power_loss());
                 self.clients.history.killed();
                 self.clients.history.power_lost();
             }
+            self.count(|tally| match start.power_cut {
+                false => tally.kills += 1,
+                true => tally.power_cuts += 1,
+            });
             drop(answered);
             return None;
         }

@@ -1,41 +1,56 @@
-//! Many seeds, and planted bugs that they must find.
+//! Many seeds, one seed told in full, and planted bugs that seeds must find. `cargo xtask sim` starts these tests and
+//! tells them by the environment what to do.
 
 use std::ops::Range;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::run::run_seed;
+use super::run::{Play, Report, Tally, play};
+use super::scenario::Scenario;
+use super::shrink::shrink;
 use crate::nexus::Mutant;
 
-/// A number from the environment, for `cargo xtask sim`.
-fn setting(name: &str, default: u64) -> u64 {
-    match std::env::var(name) {
-        Ok(text) => text.parse().expect("the setting is a number"),
-        Err(_) => default,
-    }
+/// Seeds of the fast tests.
+const SEEDS: u64 = 150;
+
+fn attempt_seed(seed: u64, mutant: Option<Mutant>) -> Report {
+    let trace = false;
+    play(&Scenario::new(seed), Play { mutant, trace })
 }
 
-/// What `cargo xtask sim --seeds N --from S` runs; without it, 200 seeds.
-#[test]
-fn seeds_keep_the_guarantees() {
-    let from = setting("VOLUND_SIM_FROM", 0);
-    let until = from + setting("VOLUND_SIM_SEEDS", 200);
-    let next = AtomicU64::new(from);
-    let failed = Mutex::new(Vec::new());
+/// A number from the environment.
+fn setting(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().expect("the setting is a number"))
+}
+
+/// A planted bug from the environment, by its name.
+fn chosen_mutant() -> Option<Mutant> {
+    let name = std::env::var("VOLUND_SIM_MUTANT").ok()?;
+    let mut all = Mutant::ALL.into_iter();
+    let found = all.find(|mutant| format!("{mutant:?}") == name);
+    assert!(found.is_some(), "there is no mutant {name}");
+    found
+}
+
+/// Tries seeds on every core until one of them fails, or all are done. The failed ones, lowest first.
+fn search(seeds: Range<u64>, mutant: Option<Mutant>) -> (Vec<(u64, String)>, Tally) {
+    let next = AtomicU64::new(seeds.start);
+    let stop = AtomicBool::new(false);
+    let found = Mutex::new((Vec::new(), Tally::default()));
     let work = || {
-        loop {
+        while !stop.load(Ordering::Relaxed) {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= until {
+            if seed >= seeds.end {
                 return;
             }
-            let result = std::panic::catch_unwind(|| run_seed(seed, None));
-            let violation = match result {
-                Ok(Ok(())) => continue,
-                Ok(Err(violation)) => violation,
-                Err(_) => format!("seed {seed}: an assertion failed"),
-            };
-            println!("{violation}\nreplay: cargo xtask sim --from {seed} --seeds 1");
-            failed.lock().unwrap().push(seed);
+            let report = attempt_seed(seed, mutant);
+            let mut found = found.lock().unwrap();
+            found.1 = found.1.plus(report.tally);
+            if let Some(violation) = report.violation {
+                found.0.push((seed, violation));
+                stop.store(true, Ordering::Relaxed);
+            }
         }
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -44,21 +59,77 @@ fn seeds_keep_the_guarantees() {
             scope.spawn(work);
         }
     });
-    let failed = failed.into_inner().unwrap();
-    assert!(failed.is_empty(), "violations in seeds {failed:?}");
+    let (mut failed, tally) = found.into_inner().unwrap();
+    failed.sort();
+    (failed, tally)
+}
+
+/// What `cargo xtask sim --seeds N --from S` runs.
+#[test]
+fn seeds_keep_the_guarantees() {
+    let from = setting("VOLUND_SIM_FROM").unwrap_or(0);
+    let until = from.saturating_add(setting("VOLUND_SIM_SEEDS").unwrap_or(SEEDS));
+    let (failed, tally) = search(from..until, chosen_mutant());
+    for (seed, violation) in &failed {
+        println!("seed {seed}: {violation}");
+        println!(
+            "replay: cargo xtask sim --replay {seed}    shrink: cargo xtask sim --shrink {seed}"
+        );
+    }
+    let seeds: Vec<u64> = failed.into_iter().map(|(seed, _)| seed).collect();
+    assert!(seeds.is_empty(), "violations in seeds {seeds:?}");
+    println!("crash cycles: {}, {tally}", tally.crashes());
+}
+
+fn tell(scenario: &Scenario) -> bool {
+    let how = Play {
+        mutant: chosen_mutant(),
+        trace: true,
+    };
+    let report = play(scenario, how);
+    println!("{scenario}");
+    report.trace.iter().for_each(|line| println!("{line}"));
+    match &report.violation {
+        Some(violation) => println!("VIOLATION {violation}"),
+        None => println!("no violation; {}", report.tally),
+    }
+    report.violation.is_none()
+}
+
+/// What `cargo xtask sim --replay SEED` runs.
+#[test]
+#[ignore = "started by xtask with a seed"]
+fn replay() {
+    let seed = setting("VOLUND_SIM_FROM").expect("xtask says which seed");
+    assert!(tell(&Scenario::new(seed)), "seed {seed} fails");
+}
+
+/// What `cargo xtask sim --shrink SEED` runs.
+#[test]
+#[ignore = "started by xtask with a seed"]
+fn smallest() {
+    let seed = setting("VOLUND_SIM_FROM").expect("xtask says which seed");
+    let how = Play {
+        mutant: chosen_mutant(),
+        trace: false,
+    };
+    let breaks = |scenario: &Scenario| play(scenario, how).violation;
+    match shrink(Scenario::new(seed), breaks) {
+        Some((smallest, _)) => {
+            tell(&smallest);
+            panic!("seed {seed} fails");
+        }
+        None => println!("seed {seed} breaks nothing"),
+    }
 }
 
 /// The planted bug must show in one of these seeds.
 fn check_found(mutant: Mutant, seeds: Range<u64>) {
     for seed in seeds.clone() {
-        let result = std::panic::catch_unwind(|| run_seed(seed, Some(mutant)));
-        let found = match result {
-            Ok(Ok(())) => continue,
-            Ok(Err(violation)) => violation.lines().next().unwrap_or_default().to_owned(),
-            Err(_) => format!("seed {seed}: an assertion failed"),
-        };
-        println!("{mutant:?} found: {found}");
-        return;
+        if let Some(violation) = attempt_seed(seed, Some(mutant)).violation {
+            println!("{mutant:?} found: seed {seed}: {violation}");
+            return;
+        }
     }
     panic!("{mutant:?} was not found by seeds {seeds:?}");
 }
@@ -80,18 +151,18 @@ macro_rules! planted_bugs {
 }
 
 planted_bugs! {
-    finds_missing_write_lock: NoWriteLock by 0..20;
-    finds_missing_read_lock: NoReadLock by 0..100;
-    finds_missing_resolve: NoResolve by 0..200;
-    finds_resolve_that_forgets: ResolveWithoutWriting by 0..100;
-    finds_ack_before_commit: AckBeforeCommit by 0..50;
-    finds_ack_against_the_table_in_memory: AckAgainstRam by 0..50;
-    finds_ignored_witness: WitnessIgnored by 0..200;
-    finds_flush_that_does_nothing: FlushNoop by 0..5;
-    finds_flush_that_is_retried: FlushRetried by 0..100;
-    finds_unclean_stop_taken_for_clean: UncleanIgnored by 0..200;
-    finds_clean_flag_left_standing: CleanKept by 0..100;
-    finds_stale_member_admitted: StaleAdmitted by 0..200;
-    finds_payload_that_is_not_copied: NoPrivateCopy by 0..20;
-    finds_failed_write_forgotten: FailedWriteForgotten by 400..800;
+    finds_missing_write_lock: NoWriteLock by 0..50;
+    finds_missing_read_lock: NoReadLock by 0..200;
+    finds_missing_resolve: NoResolve by 0..400;
+    finds_resolve_that_forgets: ResolveWithoutWriting by 0..200;
+    finds_ack_before_commit: AckBeforeCommit by 0..200;
+    finds_ack_against_the_table_in_memory: AckAgainstRam by 0..200;
+    finds_ignored_witness: WitnessIgnored by 0..400;
+    finds_flush_that_does_nothing: FlushNoop by 0..20;
+    finds_flush_that_is_retried: FlushRetried by 0..400;
+    finds_unclean_stop_taken_for_clean: UncleanIgnored by 0..400;
+    finds_clean_flag_left_standing: CleanKept by 0..400;
+    finds_stale_member_admitted: StaleAdmitted by 0..400;
+    finds_payload_that_is_not_copied: NoPrivateCopy by 0..50;
+    finds_failed_write_forgotten: FailedWriteForgotten by 0..1500;
 }

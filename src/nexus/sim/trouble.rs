@@ -1,109 +1,36 @@
 //! What goes wrong while clients run, and which of it they may notice.
 
-use std::time::Duration;
+use tokio::sync::oneshot;
 
-use super::rig::SimEnv;
+use super::rig::{Rig, SimEnv};
 use super::run::Run;
-use crate::io::Clock;
+use super::scenario::{Ailment, Trouble, What};
 use crate::io::sim::{SimFault, SimNode};
+use crate::io::{Clock, Spawn};
 use crate::nexus::Nexus;
 use crate::replica::layout::DATA_OFFSET;
 
-/// What goes wrong in one cycle.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
-    /// Nothing: no request may fail.
-    None,
-    /// One disk, with another copy left: no request may fail.
-    One(usize),
-    /// Every disk now and then.
-    All,
-    /// One disk, and the witness can't be reached for a while.
-    Witness(usize),
-    /// Every pool is full.
-    Full,
-}
-
 impl Run {
-    pub(super) fn choose_trouble(&self) -> Trouble {
-        let sim = self.sim();
-        let disk = usize::try_from(sim.below(self.rig().disks.len() as u64)).unwrap();
-        match sim.below(20) {
-            0..=8 => Trouble::None,
-            9..=15 => Trouble::One(disk),
-            16 | 17 => Trouble::All,
-            18 => Trouble::Witness(disk),
-            _ => Trouble::Full,
-        }
-    }
-
-    pub(super) async fn make_trouble(&self, trouble: Trouble, clock: &SimNode) {
-        let sim = self.sim();
-        let disks = &self.rig().disks;
-        let long = sim.one_in(4);
-        let span = Duration::from_micros(sim.below(if long { 40_000_000 } else { 10_000 }));
-        match trouble {
-            Trouble::None => return,
-            Trouble::One(disk) => self.hurt(disk),
-            Trouble::All => {
-                let write_errors = if sim.one_in(2) { 2 } else { 40 };
-                for disk in disks {
-                    disk.set_fault(SimFault {
-                        read_errors: 30,
-                        write_errors,
-                        flush_errors: 20,
-                        transient_errors: 10,
-                        ..SimFault::default()
-                    });
-                }
-            }
-            Trouble::Witness(disk) => {
-                self.rig().witness.set_down(true);
-                self.rig().witness.set_lost_answers(3);
-                self.hurt(disk);
-            }
-            Trouble::Full => {
-                for disk in disks {
-                    disk.set_fault(SimFault {
-                        full: true,
-                        ..SimFault::default()
-                    });
-                }
-            }
-        }
-        clock.sleep(span).await;
-        self.rig().witness.set_down(false);
-        self.rig().witness.set_lost_answers(0);
-        if sim.one_in(2) {
-            self.heal();
-        } else {
-            disks.iter().for_each(|disk| {
-                let hung = false;
-                disk.set_fault(SimFault {
-                    hung,
-                    ..disk.fault()
-                });
+    /// Lets every trouble come, and go when its time is over.
+    pub(super) async fn make_troubles(&self, troubles: &[Trouble], clock: &SimNode) {
+        let mut waiting = Vec::new();
+        for trouble in troubles.iter().cloned() {
+            let (done, wait) = oneshot::channel();
+            let (rig, sleeper) = (self.rig().clone(), clock.clone());
+            clock.spawn(async move {
+                sleeper.sleep(trouble.at).await;
+                rig.sim.note(|| format!("{:?} begins", trouble.what));
+                begin(&rig, trouble.what);
+                sleeper.sleep(trouble.span).await;
+                rig.sim.note(|| format!("{:?} ends", trouble.what));
+                end(&rig, &trouble);
+                let _ = done.send(());
             });
+            waiting.push(wait);
         }
-    }
-
-    fn hurt(&self, disk: usize) {
-        let sim = self.sim();
-        let disk = &self.rig().disks[disk];
-        let mut fault = SimFault::default();
-        match sim.below(9) {
-            0 => fault.read_errors = 1 + sim.below(6),
-            1 => fault.write_errors = 1 + sim.below(8),
-            2 => fault.flush_errors = 1 + sim.below(3),
-            3 => fault.transient_errors = 2 + sim.below(4),
-            4 => fault.full = true,
-            5 => fault.lost = true,
-            6 => fault.hung = true,
-            7 => fault.end = Some(DATA_OFFSET + 4096),
-            _ => disk.unplug(),
+        for wait in waiting {
+            let _ = wait.await;
         }
-        self.clients.history.note(|| format!("hurt: {fault:?}"));
-        disk.set_fault(fault);
     }
 
     pub(super) fn heal(&self) {
@@ -113,23 +40,89 @@ impl Run {
     }
 
     /// While one copy was healthy all the time, and so was the witness, no client may see an error.
-    pub(super) fn check_errors(&self, trouble: Trouble, nexus: &Nexus<SimEnv>) {
+    pub(super) fn check_errors(&self, troubles: &[Trouble], nexus: &Nexus<SimEnv>) {
         let rig = self.rig();
-        let committed = rig.committed();
-        let harmless = match trouble {
-            Trouble::None => true,
-            Trouble::One(disk) => {
-                let helps = |member: &&usize| **member != disk && !rig.volatile[**member];
-                committed.iter().any(|member| helps(&member))
-            }
-            Trouble::All | Trouble::Witness(_) | Trouble::Full => false,
+        let spares = |trouble: &Trouble, member: usize| match trouble.what {
+            What::Disk(hurt, _) => hurt != member,
+            What::Everywhere(_) | What::Full | What::Witness => false,
         };
+        let mut healthy = rig.committed().into_iter().filter(|member| {
+            !rig.volatile[*member] && troubles.iter().all(|trouble| spares(trouble, *member))
+        });
         let errors = self.clients.errors.borrow();
-        if harmless && let Some(error) = errors.first() {
+        if healthy.next().is_some()
+            && let Some(error) = errors.first()
+        {
             self.clients.history.fail(|| {
                 let status = nexus.status();
-                format!("a client got \"{error}\" although a healthy copy is left: {status:?}")
+                format!(
+                    "G1, G11: a client got \"{error}\" although a healthy copy is left: {status:?}"
+                )
             });
         }
+    }
+}
+
+fn begin(rig: &Rig, what: What) {
+    match what {
+        What::Disk(disk, ailment) => hurt(rig, disk, ailment),
+        What::Everywhere(write_errors) => rig.disks.iter().for_each(|disk| {
+            disk.set_fault(SimFault {
+                read_errors: 30,
+                write_errors,
+                flush_errors: 20,
+                transient_errors: 10,
+                ..SimFault::default()
+            });
+        }),
+        What::Full => rig.disks.iter().for_each(|disk| {
+            disk.set_fault(SimFault {
+                full: true,
+                ..SimFault::default()
+            });
+        }),
+        What::Witness => {
+            rig.witness.set_down(true);
+            rig.witness.set_lost_answers(3);
+        }
+    }
+}
+
+fn hurt(rig: &Rig, disk: usize, ailment: Ailment) {
+    let mut fault = SimFault::default();
+    match ailment {
+        Ailment::ReadErrors(one_in) => fault.read_errors = one_in,
+        Ailment::WriteErrors(one_in) => fault.write_errors = one_in,
+        Ailment::FlushErrors(one_in) => fault.flush_errors = one_in,
+        Ailment::Transient(one_in) => fault.transient_errors = one_in,
+        Ailment::Full => fault.full = true,
+        Ailment::Lost => fault.lost = true,
+        Ailment::Hung => fault.hung = true,
+        Ailment::Truncated => fault.end = Some(DATA_OFFSET + 4096),
+        Ailment::Unplugged => rig.disks[disk].unplug(),
+    }
+    rig.disks[disk].set_fault(fault);
+}
+
+fn end(rig: &Rig, trouble: &Trouble) {
+    let disks = match trouble.what {
+        What::Disk(disk, _) => &rig.disks[disk..=disk],
+        What::Everywhere(_) | What::Full => &rig.disks[..],
+        What::Witness => {
+            rig.witness.set_down(false);
+            rig.witness.set_lost_answers(0);
+            return;
+        }
+    };
+    for disk in disks {
+        let fault = if trouble.heals {
+            SimFault::default()
+        } else {
+            // Nothing hangs for ever: the clients want their answers.
+            let hung = false;
+            let fault = disk.fault();
+            SimFault { hung, ..fault }
+        };
+        disk.set_fault(fault);
     }
 }
