@@ -430,6 +430,10 @@ fn index(block: u64) -> usize {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::single_range_in_vec_init,
+    reason = "a list of islands may have just one"
+)]
 mod tests {
     use super::*;
 

@@ -181,7 +181,7 @@ impl Dice {
     fn volume(&self, block: u64) -> (u64, Vec<Range<u64>>) {
         if self.one_in(2) {
             let blocks = [20, 33, 48][self.index(3)] * 4096 / block;
-            return (blocks * block, vec![0..blocks]);
+            return (blocks * block, std::iter::once(0..blocks).collect());
         }
         let regions = self.between(2, 6);
         let odd = [0, 4096, MIB / 2][self.index(3)];
