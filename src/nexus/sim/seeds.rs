@@ -11,7 +11,7 @@ use super::shrink::shrink;
 use crate::nexus::Mutant;
 
 /// Seeds of the fast tests.
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 60;
 
 fn attempt_seed(seed: u64, mutant: Option<Mutant>) -> Report {
     let trace = false;
@@ -134,19 +134,13 @@ fn check_found(mutant: Mutant, seeds: Range<u64>) {
     panic!("{mutant:?} was not found by seeds {seeds:?}");
 }
 
-/// One test per bug, so that they run in parallel.
+/// One test per bug that few seeds find, so that they run in parallel. `cargo xtask sim --mutants` has all bugs.
 macro_rules! planted_bugs {
     ($($name:ident: $mutant:ident by $seeds:expr;)*) => {
         $(#[test]
         fn $name() {
             check_found(Mutant::$mutant, $seeds);
         })*
-
-        #[test]
-        fn every_planted_bug_has_its_test() {
-            let tested = [$(Mutant::$mutant),*];
-            assert!(Mutant::ALL.iter().all(|mutant| tested.contains(mutant)));
-        }
     };
 }
 
@@ -164,5 +158,4 @@ planted_bugs! {
     finds_clean_flag_left_standing: CleanKept by 0..400;
     finds_stale_member_admitted: StaleAdmitted by 0..400;
     finds_payload_that_is_not_copied: NoPrivateCopy by 0..50;
-    finds_failed_write_forgotten: FailedWriteForgotten by 0..1500;
 }
