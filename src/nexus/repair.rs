@@ -179,17 +179,19 @@ impl<E: NexusEnv> Inner<E> {
         let whole = std::iter::once(0..len).collect();
         let rewrite = self.rewrite(slot, piece.start, good, whole);
         let outcome = self.fan_out(vec![(slot, rewrite)]).await;
-        self.blame_failed_writes(&outcome, piece).await;
-        outcome
-            .done
-            .contains(slot)
-            .then_some(())
-            .ok_or(NotCorrected)
+        self.blame_failed_writes(&outcome, own, piece).await;
+        let is_done = outcome.done.contains(slot);
+        is_done.then_some(()).ok_or(NotCorrected)
     }
 
-    /// Faults the members that could not be corrected. They leave without what the others have here, which is noted as
-    /// for a write (spec W7).
-    pub(super) async fn blame_failed_writes(self: &Rc<Self>, outcome: &Outcome, range: Range<u64>) {
+    /// Faults those of the `wrong` members that could not be corrected. They leave without what the others have here,
+    /// which is noted as for a write (spec W7).
+    pub(super) async fn blame_failed_writes(
+        self: &Rc<Self>,
+        outcome: &Outcome,
+        wrong: SlotSet,
+        range: Range<u64>,
+    ) {
         for (slot, failure) in outcome.failures(self.writers()) {
             match Verdict::of(failure) {
                 Verdict::Child(reason) => self.fault(slot, reason),
@@ -197,7 +199,7 @@ impl<E: NexusEnv> Inner<E> {
                 Verdict::Request => {}
             }
         }
-        if !self.committed_writers.get().is_within(self.writers()) {
+        if !wrong.is_within(outcome.done) {
             self.note_missed(self.writers(), range).await;
         }
     }

@@ -442,8 +442,9 @@ impl<E: NexusEnv> Inner<E> {
                 .filter(|_| !all.is_empty())
                 .map(|slot| rewrite(slot, &all)),
         );
+        let concerned = operations.iter().map(|(slot, _)| *slot).collect();
         let outcome = self.fan_out(operations).await;
-        self.blame_failed_writes(&outcome, chunk).await;
+        self.blame_failed_writes(&outcome, concerned, chunk).await;
         if verdict.is_disputed {
             (ChunkFinding::Differs, everybody)
         } else if wrong.is_within(outcome.done) {
