@@ -7,8 +7,9 @@ use super::engine::Engine;
 use super::exports::LiveExport;
 use super::live::Live;
 use crate::metrics::VolumeReading;
-use crate::metrics::reading::{HistogramReading, OperationReading};
+use crate::metrics::reading::{CopiesReading, HistogramReading, OperationReading, ReplicaReading};
 use crate::model::VolumeName;
+use crate::nexus::{ChildStatus, NexusStatus};
 use crate::volume::Operation;
 use crate::volume::counters::LATENCY_BUCKETS_SECONDS;
 
@@ -48,5 +49,35 @@ fn reading(name: &VolumeName, live: &Arc<Live>) -> VolumeReading {
         operations: operations.collect(),
         inflight: live.counters.inflight(),
         reconnects: live.reconnects.load(Ordering::Relaxed),
+        copies: copies(&live.status.borrow()),
     }
+}
+
+fn copies(status: &NexusStatus) -> CopiesReading {
+    let scrubbed = &status.scrubbed;
+    CopiesReading {
+        hedged_reads: status.hedged_reads,
+        scrubbed_bytes: scrubbed.scrubbed_bytes,
+        scrub_mismatches: scrubbed.mismatches,
+        scrub_repaired: scrubbed.repaired,
+        scrub_unrepairable: scrubbed.unrepairable + scrubbed.unreadable,
+        replicas: status.children.iter().filter_map(replica).collect(),
+        ..CopiesReading::default()
+    }
+}
+
+/// None for a member whose pool nobody knows.
+fn replica(child: &ChildStatus) -> Option<ReplicaReading> {
+    let errors = child.errors;
+    Some(ReplicaReading {
+        pool: child.pool.clone()?,
+        corrected_reads: child.corrected_reads,
+        errors: [
+            ("read", errors.reads),
+            ("write", errors.writes),
+            ("discard", errors.discards),
+            ("flush", errors.flushes),
+            ("label", errors.labels),
+        ],
+    })
 }

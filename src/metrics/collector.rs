@@ -63,6 +63,7 @@ impl Collector for Collected {
         }
         for volume in &reading.volumes {
             volume_counters(&mut series, volume);
+            copies(&mut series, volume);
         }
         let bytes = reading
             .status
@@ -284,7 +285,15 @@ fn volume_status(series: &mut Series, reading: &Reading, volume: &VolumeStatus) 
         let states = REPLICA_STATES.map(|(label, state)| (label, replica.state == state));
         series.states(family::REPLICA_STATE, &labels, states);
         series.number(family::REPLICA_ALLOCATED, &labels, replica.allocated_bytes);
+        series.flag(family::REPLICA_HUNG, &labels, replica.hung);
+        if let Some(rebuild) = &replica.rebuild {
+            series.number(family::REBUILD_SIZE, &labels, rebuild.total_bytes);
+            series.number(family::REBUILD_REMAINING, &labels, rebuild.remaining_bytes);
+        }
     }
+    let unresolved = volume.resolving.as_ref();
+    let unresolved = unresolved.map_or(0, |resolving| resolving.unresolved_bytes);
+    series.number(family::VOLUME_UNRESOLVED, &[name], unresolved);
 }
 
 const REPLICA_STATES: [(&str, ReplicaState); 6] = [
@@ -311,6 +320,37 @@ fn volume_counters(series: &mut Series, volume: &VolumeReading) {
         let labels = [name, ("op", operation.operation)];
         series.number(family::VOLUME_ERRORS, &labels, operation.errors);
         series.histogram(family::VOLUME_DURATION, &labels, &operation.durations);
+    }
+}
+
+fn copies(series: &mut Series, volume: &VolumeReading) {
+    let name = ("volume", volume.volume.as_str());
+    let copies = &volume.copies;
+    let numbers = [
+        (family::VOLUME_HEDGED, copies.hedged_reads),
+        (family::VOLUME_INTENT, copies.intent_regions),
+        (family::REBUILD_COPIED, copies.rebuild_copied_bytes),
+        (family::SCRUB_BYTES, copies.scrubbed_bytes),
+        (family::SCRUB_MISMATCHES, copies.scrub_mismatches),
+        (family::SCRUB_REPAIRED, copies.scrub_repaired),
+        (family::SCRUB_UNREPAIRABLE, copies.scrub_unrepairable),
+    ];
+    for (family, number) in numbers {
+        series.number(family, &[name], number);
+    }
+    for (result, number) in [
+        ("success", copies.rebuilds_ok),
+        ("failure", copies.rebuilds_failed),
+    ] {
+        series.number(family::REBUILDS, &[name, ("result", result)], number);
+    }
+    for replica in &copies.replicas {
+        let labels = [name, ("pool", replica.pool.as_str())];
+        series.number(family::REPLICA_CORRECTED, &labels, replica.corrected_reads);
+        for (operation, errors) in replica.errors {
+            let labels = [labels[0], labels[1], ("op", operation)];
+            series.number(family::REPLICA_ERRORS, &labels, errors);
+        }
     }
 }
 

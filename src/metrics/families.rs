@@ -101,6 +101,41 @@ families! {
     REPLICA_STATE = gauge("volund_replica_state", "1 for the state that the replica is in, 0 for the others.");
     REPLICA_ALLOCATED = gauge("volund_replica_allocated_bytes", "Bytes that the replica takes up.");
 
+    REPLICA_ERRORS = counter(
+        "volund_replica_io_errors_total",
+        "Errors that the replica's disk answered with, by operation."
+    );
+    REPLICA_CORRECTED = counter(
+        "volund_replica_read_repairs_total",
+        "Reads of the replica that were corrected from another one."
+    );
+    REPLICA_HUNG = gauge("volund_replica_hung", "1 while the replica has not answered for longer than `io_timeout`.");
+    VOLUME_HEDGED = counter(
+        "volund_volume_hedged_reads_total",
+        "Reads that were sent to another replica as well because the first took too long."
+    );
+    VOLUME_UNRESOLVED = gauge(
+        "volund_volume_unresolved_bytes",
+        "Bytes that may differ between replicas after a crash and are still to be made equal."
+    );
+    VOLUME_INTENT = gauge(
+        "volund_volume_intent_regions",
+        "Regions marked as written and not yet proven to be on every replica: what a crash would leave to be resolved."
+    );
+
+    REBUILD_SIZE = gauge("volund_rebuild_size_bytes", "Bytes that the rebuild under way has to copy in all.");
+    REBUILD_REMAINING = gauge("volund_rebuild_remaining_bytes", "Bytes that the rebuild under way has left to copy.");
+    REBUILD_COPIED = counter("volund_rebuild_copied_bytes_total", "Bytes that rebuilds copied, zeroes included.");
+    REBUILDS = counter("volund_rebuilds_total", "Rebuilds that have ended, by result.");
+
+    SCRUB_BYTES = counter("volund_scrub_bytes_total", "Bytes of the volume that scrubs compared.");
+    SCRUB_MISMATCHES = counter("volund_scrub_mismatches_total", "Chunks in which a scrub found replicas to differ.");
+    SCRUB_REPAIRED = counter("volund_scrub_repaired_total", "Differing chunks that a scrub made equal.");
+    SCRUB_UNREPAIRABLE = counter(
+        "volund_scrub_unrepairable_total",
+        "Chunks that a scrub left as they were: nobody knows which replica is right, or none can be read."
+    );
+
     QUARANTINED_VOLUMES = gauge("volund_quarantined_volumes", "Removed volumes whose data is still there.");
     QUARANTINED_BYTES = gauge("volund_quarantined_bytes", "Bytes that the data of removed volumes takes up.");
 }

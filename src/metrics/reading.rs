@@ -1,7 +1,7 @@
 //! Plain data that the families are made from.
 
-use crate::model::VolumeName;
 use crate::model::status::NodeStatus;
+use crate::model::{PoolName, VolumeName};
 
 /// Everything that one scrape shows.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,6 +70,44 @@ pub struct VolumeReading {
     pub inflight: u64,
     /// Clients that came after the first one of the present export.
     pub reconnects: u64,
+    /// What was done to keep its copies equal.
+    pub copies: CopiesReading,
+}
+
+/// What was done to keep the copies of a volume equal, since it was last assembled.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CopiesReading {
+    /// Reads that were sent to another copy as well because the first took too long.
+    pub hedged_reads: u64,
+    /// Regions that are marked as written and not yet proven to be on every copy.
+    pub intent_regions: u64,
+    /// Rebuilds that ended with a copy in sync.
+    pub rebuilds_ok: u64,
+    /// Rebuilds that ended in another way.
+    pub rebuilds_failed: u64,
+    /// Bytes that rebuilds copied.
+    pub rebuild_copied_bytes: u64,
+    /// Bytes that scrubs looked at.
+    pub scrubbed_bytes: u64,
+    /// Chunks in which a scrub found copies to differ.
+    pub scrub_mismatches: u64,
+    /// Those of them that were repaired.
+    pub scrub_repaired: u64,
+    /// Those of them that were not, and chunks that no copy can read.
+    pub scrub_unrepairable: u64,
+    /// Its copies on this node.
+    pub replicas: Vec<ReplicaReading>,
+}
+
+/// Counters of one copy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReplicaReading {
+    /// Where it is.
+    pub pool: PoolName,
+    /// Reads of it that were corrected from another copy.
+    pub corrected_reads: u64,
+    /// Errors that its disk answered with, by what was asked.
+    pub errors: [(&'static str, u64); 5],
 }
 
 /// Counters of one kind of request.

@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use super::reading::{ConfigReading, HistogramReading, ReconcileReading};
+use super::reading::{
+    ConfigReading, CopiesReading, HistogramReading, ReconcileReading, ReplicaReading,
+};
 use super::{Metrics, OperationReading, Reading, VolumeReading, families};
 use crate::model::status::{
-    Condition, NodeStatus, PoolState, PoolStatus, QuarantineEntry, ReplicaState, ReplicaStatus,
-    Truth, VolumeStatus,
+    Condition, NodeStatus, PoolState, PoolStatus, QuarantineEntry, RebuildKind, RebuildStatus,
+    ReplicaState, ReplicaStatus, ResolveStatus, Truth, VolumeStatus,
 };
 
 /// A reading in which every family has a series.
@@ -35,6 +37,19 @@ fn reading() -> Reading {
             operations: operations.to_vec(),
             inflight: 2,
             reconnects: 1,
+            copies: CopiesReading {
+                hedged_reads: 5,
+                intent_regions: 6,
+                rebuilds_ok: 7,
+                rebuild_copied_bytes: 8,
+                scrub_mismatches: 9,
+                replicas: vec![ReplicaReading {
+                    pool: "main".parse().unwrap(),
+                    corrected_reads: 10,
+                    errors: ["read", "write", "discard", "flush", "label"].map(|op| (op, 11)),
+                }],
+                ..CopiesReading::default()
+            },
         }],
         config: ConfigReading {
             last_successful: true,
@@ -63,6 +78,15 @@ fn status() -> NodeStatus {
     };
     let replica = ReplicaStatus {
         allocated_bytes: 1,
+        rebuild: Some(RebuildStatus {
+            kind: RebuildKind::Partial,
+            reason: String::new(),
+            total_bytes: 4096,
+            remaining_bytes: 1024,
+            copied_bytes: 3072,
+            bytes_per_second: 1,
+            eta_seconds: None,
+        }),
         ..ReplicaStatus::new("main".parse().unwrap(), None, ReplicaState::InSync)
     };
     let ready = Condition {
@@ -85,7 +109,9 @@ fn status() -> NodeStatus {
         export_queues: None,
         client_connected: true,
         replicas: vec![replica],
-        resolving: None,
+        resolving: Some(ResolveStatus {
+            unresolved_bytes: 65536,
+        }),
         scrub: None,
         conditions: vec![ready],
     };
@@ -124,6 +150,14 @@ fn values_are_what_was_read() {
     check("volund_volume_io_duration_seconds_bucket{volume=\"db\",op=\"read\",le=\"+Inf\"} 4");
     check("volund_volume_io_duration_seconds_count{volume=\"db\",op=\"read\"} 4");
     check("volund_quarantined_bytes 77");
+    check("volund_volume_hedged_reads_total{volume=\"db\"} 5");
+    check("volund_volume_unresolved_bytes{volume=\"db\"} 65536");
+    check("volund_volume_intent_regions{volume=\"db\"} 6");
+    check("volund_rebuilds_total{volume=\"db\",result=\"success\"} 7");
+    check("volund_rebuild_remaining_bytes{volume=\"db\",pool=\"main\"} 1024");
+    check("volund_scrub_mismatches_total{volume=\"db\"} 9");
+    check("volund_replica_read_repairs_total{volume=\"db\",pool=\"main\"} 10");
+    check("volund_replica_io_errors_total{volume=\"db\",pool=\"main\",op=\"label\"} 11");
     check("volund_volume_ready{volume=\"db\"} 1");
 }
 

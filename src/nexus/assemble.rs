@@ -19,7 +19,9 @@ use super::witness::{Witness, WitnessError, WitnessPosition, WitnessRecord};
 use crate::io::{BlockDevice, Clock};
 use crate::model::status::ReplicaState;
 use crate::model::{GenerationId, PoolId, PoolName, ReplicaId};
-use crate::replica::{Access, Ancestors, BitmapKind, Label, MemberState, OpenError, Replica};
+use crate::replica::{
+    Access, Ancestors, BitmapKind, ErrorCounts, Label, MemberState, OpenError, Replica,
+};
 
 /// Pause before the witness is tried again.
 const COMMIT_RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -335,6 +337,7 @@ fn spare<D>(opened: Opened<D>) -> ChildStatus {
         state,
         reason: Some(reason),
         corrected_reads: 0,
+        errors: ErrorCounts::default(),
         is_member: false,
         wants_attach: false,
         wants_rebuild: false,

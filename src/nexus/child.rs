@@ -8,7 +8,7 @@ use super::signal::Signal;
 use super::state::{self, ChildEvent, ChildState, FaultReason};
 use crate::io::{BlockDevice, IoError};
 use crate::model::{PoolName, ReplicaId};
-use crate::replica::Replica;
+use crate::replica::{ErrorCounts, Replica};
 
 /// One slot of the membership table. A vacant one has a state and nothing else.
 pub(super) struct Child<D> {
@@ -18,6 +18,8 @@ pub(super) struct Child<D> {
     state: Cell<ChildState>,
     replica: RefCell<Option<Rc<Replica<D>>>>,
     inflight: Cell<u32>,
+    /// Errors of replicas that were here before.
+    errors: Cell<ErrorCounts>,
     leaving: Cell<bool>,
 }
 
@@ -47,6 +49,7 @@ impl<D: BlockDevice> Child<D> {
             state: Cell::new(ChildState::Vacant),
             replica: RefCell::new(None),
             inflight: Cell::new(0),
+            errors: Cell::default(),
             leaving: Cell::new(false),
             durability: Durability::default(),
         }
@@ -83,6 +86,7 @@ impl<D: BlockDevice> Child<D> {
         self.identity.replace(None);
         self.leaving.set(false);
         self.release();
+        self.errors.take();
     }
 
     /// Whether nobody is in the slot.
@@ -167,7 +171,16 @@ impl<D: BlockDevice> Child<D> {
 
     /// Lets go of the replica; its file closes when the last operation under way has ended.
     pub(super) fn release(&self) {
-        self.replica.borrow_mut().take();
+        if let Some(replica) = self.replica.borrow_mut().take() {
+            self.errors.set(self.errors.get().plus(replica.errors()));
+        }
+    }
+
+    /// How often the member's disk has answered with an error since the volume was assembled.
+    pub(super) fn errors(&self) -> ErrorCounts {
+        let replica = self.replica.borrow();
+        let now = replica.as_ref().map(|replica| replica.errors());
+        self.errors.get().plus(now.unwrap_or_default())
     }
 
     /// Counts an operation as under way.

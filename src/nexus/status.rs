@@ -11,6 +11,7 @@ use super::state::{ChildState, FaultReason};
 use crate::io::BlockDevice;
 use crate::model::status::ReplicaState;
 use crate::model::{PoolName, ReplicaId};
+use crate::replica::ErrorCounts;
 
 /// A volume's nexus, as of one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +68,8 @@ pub struct ChildStatus {
     pub reason: Option<String>,
     /// Reads of it that were corrected from another copy (spec R4), since the start.
     pub corrected_reads: u64,
+    /// How often its disk has answered with an error, since the volume was assembled.
+    pub errors: ErrorCounts,
     /// Whether it is in the table; else it was offered at assembly and is not.
     pub is_member: bool,
     /// Whether it is out of sync, and has to be opened and locked again before it can be rebuilt: [`super::Nexus::attach`].
@@ -138,6 +141,7 @@ fn child_status<D: BlockDevice>(child: &Child<D>, repairs: &Repairs) -> Option<C
         state,
         reason,
         corrected_reads: repairs.corrected(own.replica),
+        errors: child.errors(),
         is_member: true,
         wants_attach: is_out && !here,
         wants_rebuild: here && (is_out || child.state() == ChildState::Rebuilding),

@@ -11,6 +11,7 @@
 pub mod replica;
 
 pub mod bitmap;
+mod errors;
 mod format;
 pub mod label;
 pub mod layout;
@@ -19,6 +20,7 @@ pub mod page;
 pub(crate) mod testing;
 
 pub use bitmap::BitmapKind;
+pub use errors::ErrorCounts;
 pub use label::{Access, Ancestors, Flags, Label, LabelError, Member, MemberState};
 pub use page::{Page, PageError};
 pub use replica::{OpenError, Replica};

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use super::bitmap::{Bitmap, BitmapKind, Identity};
+use super::errors::{Asked, ErrorCounter, ErrorCounts};
 use super::label::{Access, Label, LabelError};
 use super::layout::{DATA_OFFSET, LABEL_OFFSETS};
 use crate::io::slots::{self, Newest, Slot, SlotPair};
@@ -23,6 +24,7 @@ pub struct Replica<D> {
     data_offset: u64,
     data_len: Cell<u64>,
     region_shift: Cell<u32>,
+    errors: ErrorCounter,
 }
 
 /// Why a replica can't be opened. Nothing was written to it.
@@ -112,8 +114,14 @@ impl<D: BlockDevice> Replica<D> {
             data_len: Cell::new(label.data_len),
             region_shift: Cell::new(label.region_shift),
             label: RefCell::new(Rc::new(label)),
+            errors: ErrorCounter::default(),
             disk,
         })
+    }
+
+    /// How often its disk has answered with an error since it was opened.
+    pub fn errors(&self) -> ErrorCounts {
+        self.errors.counts()
     }
 
     /// The label as it is on disk.
@@ -152,7 +160,8 @@ impl<D: BlockDevice> Replica<D> {
             assert!(!shrinks, "volumes never shrink");
             new.fill(slot);
         };
-        let seq = self.slots.replace(&self.disk, &self.buffers, fill).await?;
+        let seq = self.slots.replace(&self.disk, &self.buffers, fill).await;
+        let seq = self.errors.note(Asked::Label, seq)?;
         new.slot_seq = seq;
         // Labels are written one at a time, but this task may have been woken after a later one.
         if seq > self.label().slot_seq {
@@ -203,7 +212,7 @@ impl<D: BlockDevice> Replica<D> {
         if end > found {
             self.disk.grow(end).await?;
         }
-        self.disk.flush().await
+        self.errors.note(Asked::Flush, self.disk.flush().await)
     }
 
     /// What may be done with the replica (spec L5).
@@ -230,7 +239,8 @@ impl<D: BlockDevice> Replica<D> {
     /// When the range leaves the data area (spec G12).
     pub async fn read(&self, offset: u64, buffer: &IoBuffer) -> Result<(), IoError> {
         let at = self.locate(offset, buffer.len() as u64);
-        self.disk.read(at, buffer).await
+        self.errors
+            .note(Asked::Read, self.disk.read(at, buffer).await)
     }
 
     /// Writes `buffer` at `offset` of the data area; durable on return with `fua`.
@@ -243,7 +253,8 @@ impl<D: BlockDevice> Replica<D> {
     pub async fn write(&self, offset: u64, buffer: &IoBuffer, fua: bool) -> Result<(), IoError> {
         self.writable()?;
         let at = self.locate(offset, buffer.len() as u64);
-        self.disk.write(at, buffer, fua).await
+        let written = self.disk.write(at, buffer, fua).await;
+        self.errors.note(Asked::Write, written)
     }
 
     /// Makes a range of the data area read as zeroes.
@@ -261,7 +272,8 @@ impl<D: BlockDevice> Replica<D> {
     ) -> Result<(), IoError> {
         self.writable()?;
         let at = self.locate(offset, len);
-        self.disk.write_zeroes(at, len, options).await
+        let zeroed = self.disk.write_zeroes(at, len, options).await;
+        self.errors.note(Asked::Discard, zeroed)
     }
 
     /// Makes every write that completed before this durable.
@@ -324,7 +336,8 @@ impl<D: BlockDevice> Replica<D> {
     pub async fn set_durable(&self, kind: BitmapKind, regions: Range<u64>) -> Result<(), IoError> {
         self.writable()?;
         let bitmap = self.bitmap(kind);
-        bitmap.set_durable(&self.disk, &self.buffers, regions).await
+        let set = bitmap.set_durable(&self.disk, &self.buffers, regions).await;
+        self.errors.note(Asked::Label, set)
     }
 
     /// `missed := missed OR intent`, durable on return (spec F4).
