@@ -1,4 +1,5 @@
-//! U: the chunks whose content may differ between members of the active set (spec section 1).
+//! Sets of chunks: U, the chunks whose content may differ between members of the active set (spec section 1), and what a
+//! rebuild still has to copy (spec B3).
 
 use std::ops::Range;
 
@@ -106,6 +107,20 @@ impl ChunkSet {
     }
 }
 
+impl ChunkSet {
+    /// The first run of neighbouring chunks in `range`, as bytes, of at most `max` bytes and at least a chunk.
+    pub(super) fn run_in(&self, range: &Range<u64>, max: u64) -> Option<Range<u64>> {
+        let mut run = self.first_in(range)?;
+        while run.end - run.start + CHUNK <= max && run.end < range.end {
+            match self.first_in(&(run.end..run.end + 1)) {
+                Some(next) => run.end = next.end,
+                None => break,
+            }
+        }
+        Some(run)
+    }
+}
+
 /// The chunks that a range of bytes touches.
 fn touched(range: &Range<u64>) -> Range<u64> {
     range.start / CHUNK..range.end.div_ceil(CHUNK)
@@ -169,6 +184,25 @@ mod tests {
                 assert_eq!(found, expected.copied());
             }
         }
+    }
+
+    #[test]
+    fn runs_end_at_gaps_and_at_the_given_length() {
+        let mut set = ChunkSet::new(SIZE);
+        set.insert(CHUNK..6 * CHUNK);
+        set.insert(7 * CHUNK..8 * CHUNK);
+        set.insert(199 * CHUNK..SIZE);
+        let check = |from: u64, max: u64, expected: Option<Range<u64>>| {
+            let bytes = expected.map(|run| run.start * CHUNK..(run.end * CHUNK).min(SIZE));
+            assert_eq!(set.run_in(&(from * CHUNK..SIZE), max * CHUNK), bytes);
+        };
+        check(0, 16, Some(1..6));
+        check(0, 3, Some(1..4));
+        check(4, 16, Some(4..6));
+        check(6, 0, Some(7..8));
+        check(8, 16, Some(199..201));
+        set.clear();
+        assert_eq!(set.run_in(&(0..SIZE), CHUNK), None);
     }
 
     #[test]

@@ -38,8 +38,10 @@ mod chunk_set;
 mod durability;
 mod fan_out;
 mod range_lock;
+mod rebuild_plan;
 mod signal;
 mod slots;
+mod throttle;
 mod vote;
 
 pub mod mutant;
@@ -56,6 +58,7 @@ pub use env::{Candidate, ForceStart, NexusEnv, NexusSpec, Parts, Policy, Presenc
 pub use member::{MemberError, Removal};
 pub use mutant::Mutant;
 pub use nexus::Nexus;
+pub use rebuild_plan::RebuildKind;
 pub use scrub::{
     ChunkFinding, FoundChunk, ScrubError, ScrubProgress, ScrubReport, ScrubRequest, ScrubTotals,
 };
