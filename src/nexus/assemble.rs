@@ -14,7 +14,7 @@ use super::nexus::{Inner, Nexus};
 use super::slots::SlotSet;
 use super::state::{ChildEvent, ChildState, FaultReason};
 use super::status::ChildStatus;
-use super::table::{has_outsiders, own_label, record_of, sets};
+use super::table::{has_outsiders, left, own_label, record_of, sets};
 use super::witness::{Witness, WitnessError, WitnessPosition, WitnessRecord};
 use crate::io::{BlockDevice, Clock};
 use crate::model::status::ReplicaState;
@@ -84,6 +84,8 @@ impl<E: NexusEnv> Nexus<E> {
         let keep_clean = keep_clean && !plan.forced;
         let expected = witness.as_ref().map(WitnessRecord::position);
         inner.take_over(expected, keep_clean).await?;
+        // The last owner may have been interrupted before it did so.
+        inner.forget_missed().await;
         inner.ensure_resolving();
         Ok(Self { inner })
     }
@@ -341,6 +343,7 @@ fn spare<D>(opened: Opened<D>) -> ChildStatus {
         is_member: false,
         wants_attach: false,
         wants_rebuild: false,
+        rebuild: None,
     }
 }
 
@@ -351,7 +354,7 @@ impl<E: NexusEnv> Inner<E> {
             return;
         }
         let mut unresolved = self.unresolved.borrow_mut();
-        for range in self.intent_of(self.active.get()) {
+        for range in self.marked(self.active.get(), &[BitmapKind::Intent]) {
             unresolved.insert(range.start..range.end.min(self.size.get()));
         }
     }
@@ -364,21 +367,41 @@ impl<E: NexusEnv> Inner<E> {
         keep_clean: bool,
     ) -> Result<(), AssemblyError> {
         let brought = self.committed_writers.get();
+        // Until the table that it joined by is committed, a member that is being rebuilt may lack writes that were
+        // acknowledged without it; they are in `missed`.
+        let joined = expected.is_some_and(|e| e.generation_id == self.table.borrow().generation_id);
+        let unfinished_in = if joined {
+            &[BitmapKind::Intent][..]
+        } else {
+            &[BitmapKind::Intent, BitmapKind::Missed]
+        };
         let mut failed = SlotSet::EMPTY;
         loop {
             if self.active.get().is_within(failed) {
                 return Err(AssemblyError::Failed(self.failures(failed)));
             }
             let leaving = self.members() - (brought - failed);
-            let mut table = self.next_table(leaving, &|_| {});
+            let committed = self.committed.borrow().generation_id;
+            let mut table = self.next_table(leaving, &|table| {
+                let generation = table.generation;
+                for slot in leaving.iter() {
+                    let member = &mut table.members[slot];
+                    if member.state == MemberState::Rebuilding {
+                        *member = left(*member, generation, committed);
+                    }
+                }
+            });
             table.flags.clean = keep_clean;
             self.table.replace(table.clone());
             let (readers, writers) = sets(&table);
             let merge = has_outsiders(&table);
-            let intent = self.intent_of(readers);
+            let unfinished = self.marked(readers, unfinished_in);
             let operation = |slot| {
                 let label = table.clone();
-                (slot, self.open_label(slot, label, merge, intent.clone()))
+                (
+                    slot,
+                    self.open_label(slot, label, merge, unfinished.clone()),
+                )
             };
             let outcome = self.fan_out(writers.iter().map(operation).collect()).await;
             for (slot, failure) in outcome.failures(writers) {
@@ -400,13 +423,13 @@ impl<E: NexusEnv> Inner<E> {
         }
     }
 
-    /// The bytes that may differ between these members (spec A7).
-    fn intent_of(&self, members: SlotSet) -> Vec<Range<u64>> {
+    /// The bytes that are marked in these bitmaps of any of these members.
+    pub(super) fn marked(&self, members: SlotSet, kinds: &[BitmapKind]) -> Vec<Range<u64>> {
         let here = |slot: usize| self.children[slot].replica().ok();
         let mut ranges = Vec::new();
         for replica in members.iter().filter_map(here) {
             let shift = replica.region_shift();
-            let runs = replica.set_regions(BitmapKind::Intent).into_iter();
+            let runs = kinds.iter().flat_map(|kind| replica.set_regions(*kind));
             ranges.extend(runs.map(|run| run.start << shift..run.end << shift));
         }
         ranges
@@ -424,13 +447,13 @@ impl<E: NexusEnv> Inner<E> {
     }
 
     /// Opens one member for writing: damaged bitmap pages, `missed` when somebody was left behind, the label. One that is
-    /// being rebuilt adds to its list what the last owner may have left unfinished anywhere (`intent`).
+    /// being rebuilt adds to its list what the last owner may have left `unfinished` anywhere.
     fn open_label(
         self: &Rc<Self>,
         slot: usize,
         table: Label,
         merge: bool,
-        intent: Vec<Range<u64>>,
+        unfinished: Vec<Range<u64>>,
     ) -> Operation {
         let inner = Rc::clone(self);
         Box::pin(async move {
@@ -445,7 +468,7 @@ impl<E: NexusEnv> Inner<E> {
                 let merged = replica.merge_intent_into_missed().await;
                 merged.map_err(Failure::Label)?;
             }
-            for range in intent.into_iter().filter(|_| is_target) {
+            for range in unfinished.into_iter().filter(|_| is_target) {
                 let end = range.end.min(replica.data_len());
                 if range.start < end {
                     let regions = replica.regions(range.start, end - range.start);

@@ -35,6 +35,11 @@ impl ChunkSet {
         }
     }
 
+    /// Of the volume, bytes.
+    pub(super) const fn size(&self) -> u64 {
+        self.size
+    }
+
     pub(super) const fn is_empty(&self) -> bool {
         self.count == 0
     }

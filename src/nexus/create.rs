@@ -248,6 +248,8 @@ impl<E: NexusEnv> Inner<E> {
             mode: Cell::new(Mode::Serving),
             lost_unflushed: Cell::new(false),
             running: Cell::new(0),
+            requests: Cell::new(0),
+            rebuild: RefCell::new(None),
             table_busy: Cell::new(false),
             fault_task: Cell::new(false),
             resolve_task: Cell::new(false),

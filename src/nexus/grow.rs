@@ -17,7 +17,7 @@ impl<E: NexusEnv> Nexus<E> {
     ///
     /// # Errors
     /// `EINVAL` for a smaller size or one that is not a multiple of 4 KiB; `EBUSY` while a member is being rebuilt and
-    /// the bitmaps need larger regions; what the disks say, `ENOSPC` first. Then the volume has its old size, and it may
+    /// the bitmaps need larger regions, and at the very beginning of a rebuild; what the disks say, `ENOSPC` first. Then the volume has its old size, and it may
     /// be tried again.
     pub(super) async fn grow_to(&self, size: u64) -> Result<(), IoError> {
         let inner = Rc::clone(&self.inner);
@@ -40,7 +40,8 @@ impl<E: NexusEnv> Nexus<E> {
         if inner.mode.get() != Mode::Serving {
             return Err(IoError::Stopped);
         }
-        if all.is_some() && inner.is_rebuilding() {
+        let joining = inner.writers() - inner.committed_writers.get();
+        if all.is_some() && inner.is_rebuilding() || !joining.is_empty() {
             return Err(IoError::Os(libc::EBUSY));
         }
         inner.make_room(size).await?;

@@ -215,6 +215,7 @@ impl<E: NexusEnv> Nexus<E> {
         child.leave();
         inner.enter_fast_path().await;
         drop(lock);
+        inner.forget_missed().await;
         Ok(inner.part_with(slot, disk).await)
     }
 }
@@ -369,7 +370,7 @@ fn incoming<D>(candidate: Candidate<D>) -> Result<Incoming<D>, MemberError> {
 
 /// The volume grew while the member was away: so does its file, and its own label says so, with the generation that it
 /// had.
-async fn catch_up<D: BlockDevice>(
+pub(super) async fn catch_up<D: BlockDevice>(
     replica: &Replica<D>,
     data_len: u64,
     region_shift: u32,

@@ -23,6 +23,9 @@ mod write;
 mod fault;
 mod grow;
 mod member;
+mod rebuild;
+mod rebuild_copy;
+mod rebuild_plan;
 mod repair;
 mod resolve;
 mod scrub;
@@ -38,7 +41,6 @@ mod chunk_set;
 mod durability;
 mod fan_out;
 mod range_lock;
-mod rebuild_plan;
 mod signal;
 mod slots;
 mod throttle;
@@ -58,10 +60,11 @@ pub use env::{Candidate, ForceStart, NexusEnv, NexusSpec, Parts, Policy, Presenc
 pub use member::{MemberError, Removal};
 pub use mutant::Mutant;
 pub use nexus::Nexus;
+pub use rebuild::{RebuildError, RebuildReport};
 pub use rebuild_plan::RebuildKind;
 pub use scrub::{
     ChunkFinding, FoundChunk, ScrubError, ScrubProgress, ScrubReport, ScrubRequest, ScrubTotals,
 };
 pub use state::{ChildState, FaultReason};
-pub use status::{ChildStatus, Health, NexusStatus};
+pub use status::{ChildStatus, Health, NexusStatus, RebuildProgress};
 pub use witness::{Witness, WitnessError, WitnessMember, WitnessPosition, WitnessRecord};

@@ -13,6 +13,7 @@ use super::chunk_set::ChunkSet;
 use super::env::{NexusEnv, NexusSpec, Parts, Policy};
 use super::race::Races;
 use super::range_lock::RangeLock;
+use super::rebuild::Job;
 use super::repair::Repairs;
 use super::scrub::Scrubbing;
 use super::signal::Signal;
@@ -63,6 +64,10 @@ pub(super) struct Inner<E: NexusEnv> {
     pub(super) lost_unflushed: Cell<bool>,
     /// Requests taken in and not yet answered.
     pub(super) running: Cell<usize>,
+    /// How many requests were taken in so far.
+    pub(super) requests: Cell<u64>,
+    /// The rebuild under way: one at most (spec B9).
+    pub(super) rebuild: RefCell<Option<Rc<Job<E::Disk>>>>,
     /// Whether somebody changes the table or the labels.
     pub(super) table_busy: Cell<bool>,
     /// Whether the task that commits faults is under way.
@@ -206,6 +211,7 @@ impl<E: NexusEnv> Inner<E> {
     /// Counts a request, or work on behalf of one, as running.
     pub(super) fn enter(self: &Rc<Self>) -> Running<E> {
         self.running.set(self.running.get() + 1);
+        self.requests.set(self.requests.get() + 1);
         let inner = Rc::clone(self);
         Running { inner }
     }

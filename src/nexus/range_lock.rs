@@ -4,7 +4,7 @@
 //! in its way, so nobody starves. Nothing is allocated once the queue has grown to the number of requests in flight.
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::ops::Range;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -20,6 +20,8 @@ pub(super) struct RangeLock {
 struct Queue {
     entries: RefCell<Vec<Entry>>,
     next_ticket: Cell<u64>,
+    /// Wait for everybody who stood in the queue before them; see [`RangeLock::barrier`].
+    barriers: RefCell<Vec<Waker>>,
     /// Reused by every release.
     woken: RefCell<Vec<Waker>>,
 }
@@ -49,6 +51,21 @@ impl RangeLock {
     /// Waits until nobody uses any byte of `range` exclusively.
     pub(super) fn shared(&self, range: Range<u64>) -> impl Future<Output = Ticket> + use<> {
         self.enqueue(range, false)
+    }
+
+    /// Waits until everybody who stands in the queue now, waiting or holding, has left it; nobody waits for this (spec
+    /// B2).
+    pub(super) fn barrier(&self) -> impl Future<Output = ()> + use<> {
+        let queue = Rc::clone(&self.queue);
+        let first_later = queue.next_ticket.get();
+        poll_fn(move |context| {
+            let is_earlier = |entry: &Entry| entry.ticket < first_later;
+            if !queue.entries.borrow().iter().any(is_earlier) {
+                return Poll::Ready(());
+            }
+            queue.barriers.borrow_mut().push(context.waker().clone());
+            Poll::Pending
+        })
     }
 
     /// Takes a place in the queue at once; the future waits until it is granted.
@@ -146,6 +163,7 @@ impl Drop for Ticket {
                 }
             }
         }
+        woken.append(&mut self.queue.barriers.borrow_mut());
         woken.drain(..).for_each(Waker::wake);
         self.queue.woken.replace(woken);
     }
@@ -196,6 +214,24 @@ mod tests {
         assert!(poll(&mut late).is_none());
         drop(writer);
         assert!(poll(&mut late).is_some());
+    }
+
+    #[test]
+    fn a_barrier_waits_for_those_before_it_and_stops_nobody() {
+        let locks = RangeLock::default();
+        let a = try_now(locks.exclusive(0..10)).unwrap();
+        let mut waiting: Pending = Box::pin(locks.exclusive(0..5));
+        assert!(poll(&mut waiting).is_none());
+        let mut barrier = Box::pin(locks.barrier());
+        let later = try_now(locks.exclusive(20..30)).expect("B2: nobody waits for a barrier");
+        drop(a);
+        assert!(try_now(barrier.as_mut()).is_none());
+        let waited = poll(&mut waiting).unwrap();
+        assert!(try_now(barrier.as_mut()).is_none());
+        drop(waited);
+        assert!(try_now(barrier.as_mut()).is_some());
+        assert!(try_now(locks.barrier()).is_none());
+        drop(later);
     }
 
     #[test]

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use super::child::Child;
 use super::env::NexusEnv;
 use super::nexus::{Inner, Mode};
+use super::rebuild_plan::RebuildKind;
 use super::repair::Repairs;
 use super::scrub::{ScrubProgress, ScrubReport, ScrubTotals};
 use super::state::{ChildState, FaultReason};
-use crate::io::BlockDevice;
+use crate::io::{BlockDevice, Clock};
 use crate::model::status::ReplicaState;
 use crate::model::{PoolName, ReplicaId};
 use crate::replica::ErrorCounts;
@@ -40,6 +41,23 @@ pub struct NexusStatus {
     pub scrubbed: ScrubTotals,
     /// Acknowledged writes may be gone: writes and flushes fail until the frontends re-attach (spec F2).
     pub lost_unflushed: bool,
+}
+
+/// How far a rebuild is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RebuildProgress {
+    /// Which regions are copied.
+    pub kind: RebuildKind,
+    /// Why those, for people.
+    pub reason: String,
+    /// What was to be copied when it began, bytes.
+    pub total_bytes: u64,
+    /// What is left, bytes.
+    pub remaining_bytes: u64,
+    /// What was copied, bytes.
+    pub copied_bytes: u64,
+    /// How fast it goes, smoothed.
+    pub bytes_per_second: u64,
 }
 
 /// What the children's states come to.
@@ -76,13 +94,25 @@ pub struct ChildStatus {
     pub wants_attach: bool,
     /// Whether it is here and out of sync.
     pub wants_rebuild: bool,
+    /// How far its rebuild is, while there is one.
+    pub rebuild: Option<RebuildProgress>,
 }
 
 impl<E: NexusEnv> Inner<E> {
     pub(super) fn status(&self) -> NexusStatus {
         let committed = self.committed.borrow();
-        let status = |child| child_status(child, &self.repairs);
-        let children = self.children.iter().filter_map(status);
+        let rebuild = |slot: usize| {
+            let job = self.rebuild.borrow();
+            let job = job.as_ref().filter(|job| job.slot == slot);
+            job.map(|job| job.progress(self.parts.clock.now()))
+        };
+        let status = |(slot, child)| {
+            child_status(child, &self.repairs).map(|status| ChildStatus {
+                rebuild: rebuild(slot),
+                ..status
+            })
+        };
+        let children = self.children.iter().enumerate().filter_map(status);
         let spares = self.spares.borrow();
         NexusStatus {
             version: self.version.get(),
@@ -145,5 +175,6 @@ fn child_status<D: BlockDevice>(child: &Child<D>, repairs: &Repairs) -> Option<C
         is_member: true,
         wants_attach: is_out && !here,
         wants_rebuild: here && (is_out || child.state() == ChildState::Rebuilding),
+        rebuild: None,
     })
 }

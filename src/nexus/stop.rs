@@ -9,7 +9,7 @@ use super::state::ChildState;
 impl<E: NexusEnv> Nexus<E> {
     /// Refuses new requests, waits for those under way, flushes, and lets go of the replicas: their files close when
     /// the kernel is done with them. True when the stop was clean, so that the next start has nothing to resolve.
-    /// Never waits for resolving.
+    /// Never waits for resolving or for a rebuild to finish.
     pub async fn stop(&self) -> bool {
         let inner = Rc::clone(&self.inner);
         if inner.mode.get() == Mode::Serving {
@@ -18,7 +18,8 @@ impl<E: NexusEnv> Nexus<E> {
         }
         let idle = || {
             let in_background = inner.resolve_task.get() || inner.scrubbing.is_running();
-            inner.running.get() == 0 && !in_background
+            let is_idle = inner.running.get() == 0 && inner.rebuild.borrow().is_none();
+            is_idle && !in_background
         };
         inner.signal.until(idle).await;
         let _lock = inner.lock_table().await;

@@ -13,7 +13,7 @@ use super::witness::{Witness, WitnessError, WitnessMember, WitnessRecord};
 use crate::io::Clock;
 use crate::model::GenerationId;
 use crate::replica::label::ANCESTORS_MAX;
-use crate::replica::{Ancestors, Flags, Label, MemberState};
+use crate::replica::{Ancestors, Flags, Label, Member, MemberState};
 
 /// First pause before labels or the witness are tried again; doubled each time.
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -131,11 +131,13 @@ impl<E: NexusEnv> Inner<E> {
             let member = &mut table.members[slot];
             match member.state {
                 MemberState::InSync => {
-                    member.state = MemberState::Stale;
-                    member.since_gen = generation;
-                    member.insync_id = committed;
+                    *member = left(*member, generation, committed);
                 }
-                // It left long ago, and does so again.
+                // It had every write up to here, but for what is on its own list.
+                MemberState::Rebuilding if self.committed_writers.get().contains(slot) => {
+                    *member = left(*member, generation, committed);
+                }
+                // The table that it joined by was never committed: it left long ago.
                 MemberState::Rebuilding => member.state = MemberState::Stale,
                 MemberState::Stale | MemberState::Blank | MemberState::Removed => {}
             }
@@ -145,6 +147,12 @@ impl<E: NexusEnv> Inner<E> {
                 member.since_gen = 0;
                 member.insync_id = table.generation_id;
             }
+        }
+        let is_settled =
+            |member: &Member| matches!(member.state, MemberState::InSync | MemberState::Removed);
+        if table.members.iter().all(is_settled) {
+            // B7: nobody lacks anything, so the record of it starts anew.
+            table.missed_base_gen = table.generation;
         }
         self.sign(&mut table);
         table
@@ -255,6 +263,16 @@ pub(super) fn sets(table: &Label) -> (SlotSet, SlotSet) {
     };
     let readers = slots(&[MemberState::InSync]);
     (readers, readers | slots(&[MemberState::Rebuilding]))
+}
+
+/// A member that leaves the write set by this generation, after it had every write of the `committed` one.
+pub(super) const fn left(member: Member, generation: u64, committed: GenerationId) -> Member {
+    Member {
+        state: MemberState::Stale,
+        since_gen: generation,
+        insync_id: committed,
+        ..member
+    }
 }
 
 /// Whether the table has members that don't get every write.

@@ -7,4 +7,5 @@ mod forced;
 mod last_copy;
 mod members;
 mod reads;
+mod rebuild;
 mod scrub;

@@ -1,0 +1,429 @@
+//! Bringing a member back into the active set (spec section 7): it joins the write set, gets what it lacks, and turns
+//! in sync by a committed table. The copying itself is in `rebuild_copy`.
+
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::chunk_set::ChunkSet;
+use super::env::NexusEnv;
+use super::fan_out::{Failure, Operation, either};
+use super::member::{MemberError, catch_up};
+use super::nexus::{Inner, Mode, Nexus, nap};
+use super::rebuild_plan::{CopyPlan, RebuildKind, plan};
+use super::state::{ChildEvent, ChildState, FaultReason};
+use super::status::RebuildProgress;
+use super::table::Interrupted;
+use super::throttle::Rate;
+use super::write::Verdict;
+use crate::io::{Clock, IoError, Spawn};
+use crate::model::ReplicaId;
+use crate::replica::{BitmapKind, Label, MemberState, Replica};
+
+/// Why a member is not in sync yet.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RebuildError {
+    /// The table has no such member.
+    #[error("replica {0} is not a member of the volume")]
+    NotMember(ReplicaId),
+    /// It is not open here.
+    #[error("replica {0} is not here: it must be brought back first")]
+    NotHere(ReplicaId),
+    /// There is nothing to do.
+    #[error("replica {0} is in sync")]
+    InSync(ReplicaId),
+    /// One rebuild per volume (spec B9).
+    #[error("another rebuild of the volume is under way")]
+    Busy,
+    /// No copy that is in sync can read this place (spec B6). They are kept, and so is what was copied.
+    #[error("no copy in sync can be read at byte {offset} of the volume")]
+    Source {
+        /// Of the first block that can't be read.
+        offset: u64,
+    },
+    /// The target does not fit the volume.
+    #[error("{0}")]
+    Refused(String),
+    /// The target failed, or was taken out; it is stale again.
+    #[error("the target failed: {0}")]
+    Target(FaultReason),
+    /// The volume stopped first, or another owner has it. What was copied is kept.
+    #[error("the volume stopped first")]
+    Stopped,
+}
+
+/// What a finished rebuild did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RebuildReport {
+    /// Which regions had to be copied.
+    pub kind: RebuildKind,
+    /// Why those.
+    pub reason: String,
+    /// Bytes copied, zeroes included.
+    pub copied_bytes: u64,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+/// One rebuild.
+pub(super) struct Job<D> {
+    pub(super) slot: usize,
+    pub(super) target: Rc<Replica<D>>,
+    plan: CopyPlan,
+    /// What is not copied yet.
+    pub(super) todo: RefCell<ChunkSet>,
+    total: Cell<u64>,
+    pub(super) copied: Cell<u64>,
+    pub(super) rate: Cell<Rate>,
+    /// Copies under way.
+    pub(super) copying: Cell<u32>,
+    /// How long the last copy took.
+    pub(super) last_copy: Cell<Duration>,
+    /// Why no more copies are started.
+    pub(super) failed: RefCell<Option<RebuildError>>,
+}
+
+impl From<Interrupted> for RebuildError {
+    fn from(_: Interrupted) -> Self {
+        Self::Stopped
+    }
+}
+
+impl<D> Job<D> {
+    pub(super) fn progress(&self, now: Duration) -> RebuildProgress {
+        RebuildProgress {
+            kind: self.plan.kind,
+            reason: self.plan.reason.clone(),
+            total_bytes: self.total.get(),
+            remaining_bytes: self.todo.borrow().bytes(),
+            copied_bytes: self.copied.get(),
+            bytes_per_second: self.rate.get().bytes_per_second(now),
+        }
+    }
+}
+
+impl<E: NexusEnv> Nexus<E> {
+    /// Rebuilds a member that is here and not in sync: B1 to B9. Returns when it is in sync. Goes on when the caller gives
+    /// up. Whatever interrupts it, what was copied before the last checkpoint is not copied again (spec B5).
+    ///
+    /// # Errors
+    /// [`RebuildError`]; it may be tried again.
+    pub async fn rebuild(&self, replica: ReplicaId) -> Result<RebuildReport, RebuildError> {
+        let job = self.inner.begin_rebuild(replica)?;
+        let (answer, answered) = oneshot::channel();
+        let inner = Rc::clone(&self.inner);
+        self.inner.parts.spawn.spawn(async move {
+            let result = inner.run_rebuild(&job).await;
+            inner.rebuild.replace(None);
+            inner.touch();
+            // The caller may have given up; then nobody wants to know.
+            let _ = answer.send(result);
+        });
+        answered.await.unwrap_or(Err(RebuildError::Stopped))
+    }
+}
+
+impl<E: NexusEnv> Inner<E> {
+    /// The decision what to copy, before anything is written.
+    fn begin_rebuild(&self, replica: ReplicaId) -> Result<Rc<Job<E::Disk>>, RebuildError> {
+        if self.mode.get() != Mode::Serving {
+            return Err(RebuildError::Stopped);
+        }
+        if self.rebuild.borrow().is_some() {
+            return Err(RebuildError::Busy);
+        }
+        let slot = self
+            .slot_of(replica)
+            .ok_or(RebuildError::NotMember(replica))?;
+        let child = &self.children[slot];
+        let admitted = match child.state() {
+            ChildState::Stale { .. } | ChildState::Blank => false,
+            ChildState::Rebuilding => true,
+            ChildState::InSync | ChildState::Failing(_) => {
+                return Err(RebuildError::InSync(replica));
+            }
+            ChildState::Faulted(_) | ChildState::Draining { .. } | ChildState::Vacant => {
+                return Err(RebuildError::NotHere(replica));
+            }
+        };
+        let target = child
+            .replica()
+            .map_err(|_| RebuildError::NotHere(replica))?;
+        let job = Rc::new(Job {
+            slot,
+            plan: plan(&self.table.borrow(), slot, &target.label(), admitted),
+            target,
+            todo: RefCell::new(ChunkSet::new(self.size.get())),
+            total: Cell::new(0),
+            copied: Cell::new(0),
+            rate: Cell::new(Rate::new(self.parts.clock.now())),
+            copying: Cell::new(0),
+            last_copy: Cell::new(Duration::ZERO),
+            failed: RefCell::new(None),
+        });
+        self.rebuild.replace(Some(Rc::clone(&job)));
+        Ok(job)
+    }
+
+    async fn run_rebuild(
+        self: &Rc<Self>,
+        job: &Rc<Job<E::Disk>>,
+    ) -> Result<RebuildReport, RebuildError> {
+        let started = self.parts.clock.now();
+        if job.plan.kind != RebuildKind::Resumed {
+            self.prepare(job).await?;
+            self.join(job).await?;
+        }
+        self.load_todo(job);
+        self.touch();
+        let copied = self.copy_all(job).await;
+        if self.mode.get() == Mode::Stopping {
+            // Bounded by one flush, and it saves the next start the work (spec A10, B5).
+            self.checkpoint(job).await?;
+        }
+        copied?;
+        self.finish(job).await?;
+        let now = self.parts.clock.now();
+        Ok(RebuildReport {
+            kind: job.plan.kind,
+            reason: job.plan.reason.clone(),
+            copied_bytes: job.copied.get(),
+            duration: now.saturating_sub(started),
+        })
+    }
+
+    /// While nothing is forwarded yet: the target catches up with the volume's size, and what its own `intent` says
+    /// becomes part of its list of what to copy. A target that hangs is not waited for longer than the I/O timeout.
+    async fn prepare(self: &Rc<Self>, job: &Rc<Job<E::Disk>>) -> Result<(), RebuildError> {
+        let (inner, own) = (Rc::clone(self), Rc::clone(job));
+        let (answer, answered) = oneshot::channel();
+        self.parts.spawn.spawn(async move {
+            let _hold = inner.children[own.slot].hold(&inner.signal);
+            let prepared = inner.prepare_target(&own).await;
+            // The rebuild may have stopped waiting.
+            let _ = answer.send(prepared);
+        });
+        let mut result = Err(RebuildError::Target(FaultReason::TimedOut(IoError::EIO)));
+        let done = async {
+            result = answered.await.unwrap_or(Err(RebuildError::Stopped));
+        };
+        let patience = self.spec.borrow().policy.timeouts.io;
+        let in_time = either(nap(self, patience), done).await;
+        if !in_time && self.mode.get() != Mode::Serving {
+            return Err(RebuildError::Stopped);
+        }
+        result
+    }
+
+    async fn prepare_target(&self, job: &Job<E::Disk>) -> Result<(), RebuildError> {
+        let failed = |error| RebuildError::Target(FaultReason::Label(error));
+        let (target, kind) = (&job.target, job.plan.kind);
+        // What was read may be in the disk's cache only, left by a daemon that was killed.
+        target.flush().await.map_err(failed)?;
+        let (len, shift) = {
+            let table = self.table.borrow();
+            (self.size.get(), table.region_shift)
+        };
+        let caught_up = catch_up(target, len, shift).await;
+        caught_up.map_err(|error| match error {
+            MemberError::Label(error) => failed(error),
+            error => RebuildError::Refused(error.to_string()),
+        })?;
+        target.rewrite_bad_pages().await.map_err(failed)?;
+        let all = 0..target.label().regions();
+        let listed = if kind == RebuildKind::Full {
+            target.set_durable(BitmapKind::Missed, all.clone()).await
+        } else {
+            target.merge_intent_into_missed().await
+        };
+        listed.map_err(failed)?;
+        let cleared = target.clear(BitmapKind::Intent, all).await;
+        cleared.map_err(failed)
+    }
+
+    /// B1 and B2: from now on the target gets every write. Only then is it looked up what it lacks; that is made its own
+    /// list, durably, before the table says that it is being rebuilt.
+    async fn join(self: &Rc<Self>, job: &Rc<Job<E::Disk>>) -> Result<(), RebuildError> {
+        let child = &self.children[job.slot];
+        let lock = self.lock_table().await;
+        let is_out = matches!(child.state(), ChildState::Stale { .. } | ChildState::Blank);
+        if !is_out || !self.is_here(job) || self.mode.get() != Mode::Serving {
+            return Err(self.target_failure(job));
+        }
+        if job.target.data_len() != self.size.get() {
+            // The volume grew just now; its file must do so, too.
+            return Err(RebuildError::Busy);
+        }
+        child.apply(ChildEvent::Joined);
+        self.touch();
+        // Not under the lock: a request that is waited for may wait for a fault's commit.
+        drop(lock);
+        self.locks.barrier().await;
+        self.inherit(job).await?;
+        let lock = self.lock_table().await;
+        self.check_target(job)?;
+        let slot = job.slot;
+        let change = |table: &mut Label| {
+            table.rebuild_from_gen = table.generation;
+            table.members[slot].state = MemberState::Rebuilding;
+        };
+        self.change_table(&lock, &change).await?;
+        self.check_target(job)
+    }
+
+    /// What the list on the target says, as chunks.
+    fn load_todo(&self, job: &Job<E::Disk>) {
+        let shift = job.target.region_shift();
+        let size = self.size.get();
+        let mut todo = job.todo.borrow_mut();
+        for run in job.target.set_regions(BitmapKind::Missed) {
+            todo.insert(run.start << shift..(run.end << shift).min(size));
+        }
+        job.total.set(todo.bytes());
+    }
+
+    /// B7: everything is copied. It becomes durable, then the table says so.
+    async fn finish(self: &Rc<Self>, job: &Rc<Job<E::Disk>>) -> Result<(), RebuildError> {
+        self.checkpoint(job).await?;
+        let lock = self.lock_table().await;
+        self.check_target(job)?;
+        if !self.is_complete() {
+            // One bitmap is the target's list of what it lacks, and from now on its record of what others lack: without
+            // this, losing the source later would lose that record.
+            self.inherit(job).await?;
+        }
+        let slot = job.slot;
+        let change = |table: &mut Label| {
+            let member = &mut table.members[slot];
+            if member.state == MemberState::Rebuilding {
+                member.state = MemberState::InSync;
+            }
+        };
+        self.change_table(&lock, &change).await?;
+        if !self.active.get().contains(slot) {
+            return Err(self.target_failure(job));
+        }
+        drop(lock);
+        self.forget_missed().await;
+        Ok(())
+    }
+
+    /// B7: when everybody is in sync, nobody lacks anything. The committed table's `missed_base_gen` says so already.
+    pub(super) async fn forget_missed(self: &Rc<Self>) {
+        // Writes that were taken in before may still note that somebody lacks them.
+        self.locks.barrier().await;
+        let _lock = self.lock_table().await;
+        if !self.is_healthy() || self.mode.get() != Mode::Serving {
+            return;
+        }
+        let operation = |slot: usize| {
+            let inner = Rc::clone(self);
+            let operation: Operation = Box::pin(async move {
+                let child = &inner.children[slot];
+                let _hold = child.hold(&inner.signal);
+                let replica = child.replica().map_err(Failure::Label)?;
+                let all = 0..replica.label().regions();
+                let cleared = replica.clear(BitmapKind::Missed, all).await;
+                cleared.map_err(Failure::Label)
+            });
+            (slot, operation)
+        };
+        let recorded = |slot: &usize| {
+            let replica = self.children[*slot].replica();
+            replica.is_ok_and(|replica| replica.set_count(BitmapKind::Missed) > 0)
+        };
+        let operations = self.usable().iter().filter(recorded).map(operation);
+        let outcome = self.fan_out(operations.collect()).await;
+        for (slot, failure) in outcome.failures(self.usable()) {
+            self.fault(slot, failure.reason());
+        }
+    }
+
+    /// Adds to the target's `missed` bitmap, durably, what is marked in these bitmaps of the active set.
+    async fn inherit(self: &Rc<Self>, job: &Rc<Job<E::Disk>>) -> Result<(), RebuildError> {
+        let kinds = [BitmapKind::Missed, BitmapKind::Intent];
+        let marked = self.marked(self.active.get(), &kinds);
+        let target = Rc::clone(&job.target);
+        let (shift, regions) = (target.region_shift(), target.label().regions());
+        let runs = marked
+            .into_iter()
+            .map(|bytes| bytes.start >> shift..(bytes.end >> shift).min(regions));
+        let runs: Vec<Range<u64>> = runs.collect();
+        self.on_target(job, async move {
+            runs.iter()
+                .for_each(|run| target.set(BitmapKind::Missed, run.clone()));
+            for run in runs {
+                let listed = target.set_durable(BitmapKind::Missed, run).await;
+                listed.map_err(Failure::Label)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Does something to the target, and faults it when that fails (spec F1). Does not wait for a target that was faulted
+    /// meanwhile.
+    pub(super) async fn on_target(
+        self: &Rc<Self>,
+        job: &Rc<Job<E::Disk>>,
+        operation: impl Future<Output = Result<(), Failure>> + 'static,
+    ) -> Result<(), RebuildError> {
+        self.check_target(job)?;
+        let (inner, slot) = (Rc::clone(self), job.slot);
+        let held: Operation = Box::pin(async move {
+            let _hold = inner.children[slot].hold(&inner.signal);
+            operation.await
+        });
+        let outcome = self.fan_out(vec![(slot, held)]).await;
+        if outcome.done.contains(slot) {
+            return self.check_target(job);
+        }
+        if let Some(failure) = outcome.failed[slot]
+            && self.is_target(job)
+        {
+            match Verdict::of(failure) {
+                Verdict::Child(reason) => self.fault(slot, reason),
+                Verdict::Full => self.fault(slot, FaultReason::NoSpace),
+                // Our bug, or a capability that the target lacks: its copy is not at fault (spec section 5, table).
+                Verdict::Request => return Err(RebuildError::Target(failure.reason())),
+            }
+        }
+        Err(self.target_failure(job))
+    }
+
+    /// Whether the rebuild may go on.
+    ///
+    /// # Errors
+    /// What ended it.
+    pub(super) fn check_target(&self, job: &Job<E::Disk>) -> Result<(), RebuildError> {
+        if self.mode.get() == Mode::LostOwnership {
+            return Err(RebuildError::Stopped);
+        }
+        if self.is_target(job) {
+            Ok(())
+        } else {
+            Err(self.target_failure(job))
+        }
+    }
+
+    /// Whether the target is the one that the rebuild was begun for, and gets every write.
+    fn is_target(&self, job: &Job<E::Disk>) -> bool {
+        self.children[job.slot].state() == ChildState::Rebuilding && self.is_here(job)
+    }
+
+    fn is_here(&self, job: &Job<E::Disk>) -> bool {
+        let here = self.children[job.slot].replica();
+        here.is_ok_and(|replica| Rc::ptr_eq(&replica, &job.target))
+    }
+
+    fn target_failure(&self, job: &Job<E::Disk>) -> RebuildError {
+        if self.mode.get() != Mode::Serving {
+            return RebuildError::Stopped;
+        }
+        let reason = self.children[job.slot].state().reason();
+        RebuildError::Target(reason.unwrap_or(FaultReason::Removed))
+    }
+}
