@@ -149,7 +149,6 @@ impl Load {
             "errors": self.count.errors,
             "inFlight": in_flight.count(),
             "doubtful": self.history.doubtful().count(),
-            "changedAgain": self.history.changed_again,
             "blocks": self.history.written().count(),
             "regions": self.regions.keys().collect::<Vec<_>>(),
             "recentRegions": self.regions.values().filter(is_recent).count(),

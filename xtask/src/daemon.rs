@@ -23,6 +23,7 @@ const POLL: Duration = Duration::from_millis(10);
 pub(crate) struct Site {
     binary: PathBuf,
     mutant: Option<&'static str>,
+    state: Option<PathBuf>,
     disk: TempDir,
     runtime: TempDir,
     http: String,
@@ -70,6 +71,7 @@ impl Site {
         Ok(Site {
             binary: binary.to_path_buf(),
             mutant: None,
+            state: None,
             disk,
             runtime: TempDir::new("run")?,
             http: format!("127.0.0.1:{}", free_port()?),
@@ -79,6 +81,11 @@ impl Site {
     /// Plants a bug in the daemon, which must be of [`build_mutants`].
     pub(crate) fn plant(&mut self, mutant: Option<&'static str>) {
         self.mutant = mutant;
+    }
+
+    /// Where the state folder is, if not below the site's own.
+    pub(crate) fn keep_state_in(&mut self, folder: PathBuf) {
+        self.state = Some(folder);
     }
 
     /// A path below the site's folder on disk.
@@ -138,7 +145,7 @@ impl Site {
         let child = self
             .volund(&["run"])
             .arg("--state-dir")
-            .arg(self.path("state"))
+            .arg(self.state.clone().unwrap_or_else(|| self.path("state")))
             .args(["--http", &self.http, "--io-threads", "1"])
             .args(more)
             .envs(self.mutant.map(|mutant| ("VOLUND_MUTANT", mutant)))

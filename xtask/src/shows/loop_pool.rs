@@ -8,6 +8,8 @@ use anyhow::Result;
 use crate::shell::{self, TempDir};
 
 const IMAGE_BYTES: u64 = 512 << 20;
+/// The same, for the disk of a filesystem that is itself on a filesystem that can be cut off.
+const INNER_BYTES: u64 = 384 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Filesystem {
@@ -19,8 +21,11 @@ pub(super) enum Filesystem {
 #[derive(Debug)]
 pub(super) struct LoopPool {
     folder: TempDir,
+    image: PathBuf,
     filesystem: Filesystem,
     is_mounted: bool,
+    /// The filesystem that the image is on, when the disk has a volatile cache. Goes after this one.
+    below: Option<Box<LoopPool>>,
 }
 
 impl LoopPool {
@@ -28,6 +33,27 @@ impl LoopPool {
         let folder = TempDir::below(&shell::root().join("target"), "pool")?;
         let image = folder.path().join("image");
         fs::File::create(&image)?.set_len(IMAGE_BYTES)?;
+        LoopPool::on(folder, image, filesystem, None)
+    }
+
+    /// One whose disk has a volatile cache: the image is on an XFS of its own, which is what a cut shuts down, so that
+    /// what the filesystem's disk was not told to flush goes as well. (A cut of the filesystem itself takes only what it
+    /// has not written to its disk.)
+    pub(super) fn volatile(filesystem: Filesystem) -> Result<LoopPool> {
+        let below = LoopPool::new(Filesystem::Xfs)?;
+        let folder = TempDir::below(&shell::root().join("target"), "pool")?;
+        let image = below.mountpoint().join("image");
+        let allocate = ["-f", "-c", &format!("falloc 0 {INNER_BYTES}")];
+        shell::capture(shell::command("xfs_io").args(allocate).arg(&image))?;
+        LoopPool::on(folder, image, filesystem, Some(Box::new(below)))
+    }
+
+    fn on(
+        folder: TempDir,
+        image: PathBuf,
+        filesystem: Filesystem,
+        below: Option<Box<LoopPool>>,
+    ) -> Result<LoopPool> {
         fs::create_dir(folder.path().join("mount"))?;
         let mut mkfs = match filesystem {
             Filesystem::Xfs => shell::command("mkfs.xfs"),
@@ -36,8 +62,10 @@ impl LoopPool {
         shell::capture(mkfs.arg("-q").arg(&image))?;
         let mut pool = LoopPool {
             folder,
+            image,
             filesystem,
             is_mounted: false,
+            below,
         };
         pool.mount()?;
         Ok(pool)
@@ -54,11 +82,10 @@ impl LoopPool {
     }
 
     pub(super) fn mount(&mut self) -> Result<()> {
-        let image = self.folder.path().join("image");
         shell::capture(
             shell::command("mount")
                 .args(["-o", "loop"])
-                .arg(&image)
+                .arg(&self.image)
                 .arg(self.mountpoint()),
         )?;
         self.is_mounted = true;
@@ -73,6 +100,9 @@ impl LoopPool {
 
     /// What a power cut is to the filesystem: every I/O fails from now on, and what was not flushed is lost.
     pub(super) fn cut_power(&self) -> Result<()> {
+        if let Some(below) = &self.below {
+            return below.cut_power();
+        }
         let mut xfs_io = shell::command("xfs_io");
         if self.filesystem == Filesystem::Ext4 {
             xfs_io.arg("-F");
@@ -84,6 +114,9 @@ impl LoopPool {
     /// The filesystem after the power came back. Whoever had files open there must have ended.
     pub(super) fn restore_power(&mut self) -> Result<()> {
         self.unmount()?;
+        if let Some(below) = &mut self.below {
+            below.restore_power()?;
+        }
         self.mount()
     }
 }

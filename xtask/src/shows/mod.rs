@@ -3,11 +3,9 @@
 
 mod client;
 mod config_edits;
-mod crash_client;
+mod crash;
 mod disk_loss;
 mod idle;
-mod kill_nine;
-mod label;
 mod loop_pool;
 mod pool_failure;
 mod power_cut;
@@ -30,7 +28,7 @@ pub(crate) struct Show {
     round: fn(seed: u64) -> Result<String>,
 }
 
-pub(crate) const SHOWS: [Show; 13] = [
+pub(crate) const SHOWS: [Show; 14] = [
     Show {
         name: "demo",
         about: "the main job, as a newcomer sees it",
@@ -113,7 +111,14 @@ pub(crate) const SHOWS: [Show; 13] = [
         about: "50 kills a round under a client that remembers everything; little is resolved",
         rounds_in_test: 3,
         rounds_in_soak: 20,
-        round: kill_nine::round,
+        round: crash::kill_nine::round,
+    },
+    Show {
+        name: "power-cuts",
+        about: "10 power cuts a round, of one pool or everything, XFS and ext4, under the same client",
+        rounds_in_test: 2,
+        rounds_in_soak: 20,
+        round: crash::power_cuts::round,
     },
     Show {
         name: "idle",
