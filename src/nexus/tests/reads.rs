@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::super::Nexus;
 use super::super::repair::{CORRECTIONS_MAX, WINDOW};
+use super::super::{Nexus, Policy};
 use super::basics::{SIZE, filled, on_volume, read, states};
 use crate::io::sim::SimFault;
-use crate::io::{BlockDevice, Clock, IoError};
+use crate::io::{BlockDevice, Clock, IoError, Spawn};
 use crate::model::status::ReplicaState::{InSync, Stale};
 use crate::nexus::sim::{Rig, SimEnv};
 use crate::replica::layout::DATA_OFFSET;
@@ -91,7 +91,6 @@ fn many_reads_of_one_bad_block_are_one_error() {
         let busy = nexus.inner.children[0].hold(&nexus.inner.signal);
         for _ in 0..100 {
             let nexus = nexus.clone();
-            use crate::io::Spawn;
             node.spawn(async move {
                 assert_eq!(read(&nexus, 0, 4096).await, Ok(vec![7; 4096]));
             });
@@ -217,7 +216,6 @@ fn a_read_that_is_slow_everywhere_is_answered_by_whoever_comes_first() {
         rig.disks.iter().for_each(|disk| disk.set_fault(hung));
         let answer = std::rc::Rc::new(std::cell::RefCell::new(None));
         let (slot, reader) = (std::rc::Rc::clone(&answer), nexus.clone());
-        use crate::io::Spawn;
         node.spawn(async move { *slot.borrow_mut() = Some(read(&reader, 0, 4096).await) });
         node.sleep(Duration::from_secs(3)).await;
         assert!(answer.borrow().is_none());
@@ -265,5 +263,46 @@ fn a_block_that_can_not_be_read_does_not_stop_resolving() {
         assert_eq!(states(&nexus), [InSync; 2], "R2, R4");
         assert_eq!(read_there(&nexus, 1, 0, 8192).await, Ok(vec![7; 8192]));
         assert_eq!(corrected(&nexus), [0, 1]);
+    });
+}
+
+#[test]
+fn a_member_that_is_being_rebuilt_is_never_read() {
+    on_volume(11, 2, async |rig, node, nexus| {
+        let lost = SimFault {
+            lost: true,
+            ..SimFault::default()
+        };
+        rig.disks[1].set_fault(lost);
+        let len = usize::try_from(SIZE).unwrap();
+        nexus.write(0, &filled(len, 7), true).await.unwrap();
+        node.sleep(Duration::from_secs(1)).await;
+        rig.disks[1].set_fault(SimFault::default());
+        let candidate = rig.candidates(&rig.all()).swap_remove(1);
+        nexus.attach(candidate).await.unwrap();
+        // 64 KiB a second.
+        nexus.configure(Policy {
+            rebuild_bandwidth: 64 << 10,
+            ..rig.spec.policy
+        });
+        let (rebuilding, replica) = (nexus.clone(), Rig::replica_id(1));
+        let (done, mut ended) = tokio::sync::oneshot::channel();
+        node.spawn(async move {
+            rebuilding.rebuild(replica).await.unwrap();
+            let _ = done.send(());
+        });
+        let mut reads = 0;
+        while ended.try_recv().is_err() {
+            // Its disk has zeroes where nothing was copied yet.
+            for offset in (0..SIZE).step_by(64 << 10) {
+                let seen = read_there(&nexus, 1, offset, 4096).await;
+                assert_eq!(seen, Ok(vec![7; 4096]), "R1");
+                reads += 1;
+            }
+            node.sleep(Duration::from_millis(50)).await;
+        }
+        assert!(reads > 100, "{reads}");
+        assert_eq!(states(&nexus), [InSync; 2]);
+        assert_eq!(read_there(&nexus, 1, 0, 4096).await, Ok(vec![7; 4096]));
     });
 }
