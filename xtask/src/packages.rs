@@ -50,6 +50,9 @@ pub(crate) const GUEST: &[Package] = &[
     program("util-linux", "blkdiscard"),
 ];
 
+/// Device-mapper, to be put into guests.
+pub(crate) const MAPPER: &[Package] = &[program("dmsetup", "dmsetup")];
+
 /// Pools on loop-mounted filesystems.
 pub(crate) const POOLS: &[Package] = &[
     program("xfsprogs", "xfs_io"),

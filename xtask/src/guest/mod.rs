@@ -8,6 +8,7 @@ mod cpio;
 mod fio;
 mod initramfs;
 mod kernel;
+mod late_effects;
 mod qemu;
 mod ublk;
 mod ublk_ram;
@@ -129,13 +130,14 @@ pub(crate) fn test_script(name: &str) -> Result<(String, String)> {
 pub(crate) fn run(args: &[String]) -> Result<()> {
     let (test, rest) = args
         .split_first()
-        .context("which test? one of: boot, vhost, ublk, ublk-ram, fio")?;
+        .context("which test? one of: boot, vhost, ublk, ublk-ram, fio, late-effects")?;
     let choice = Choice::parse(rest)?;
     let mut total = Outcome::default();
     for kernel in kernels(choice.kernel.as_deref())? {
         for machine in [Machine::Microvm, Machine::Q35] {
-            // The machine makes no difference to ublk, which needs no device of it but a plain disk.
-            let matters = !test.starts_with("ublk") || machine == Machine::Microvm;
+            // The machine makes no difference to a daemon inside, which needs no device of it but a plain disk.
+            let is_inside = test.starts_with("ublk") || test == "late-effects";
+            let matters = !is_inside || machine == Machine::Microvm;
             if !choice.machine.map_or(matters, |only| only == machine) {
                 continue;
             }
@@ -143,6 +145,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
                 "boot" => boot(&kernel, machine)?,
                 "fio" => fio::run(&kernel, machine)?,
                 "vhost" => vhost::run(&kernel, machine)?,
+                "late-effects" => late_effects::run(&kernel, machine)?,
                 "ublk" => ublk::run(&kernel, machine)?,
                 "ublk-ram" => ublk_ram::run(&kernel, machine)?,
                 other => bail!("there is no guest test {other:?}"),
