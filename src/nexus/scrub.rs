@@ -1,8 +1,9 @@
 //! Scrubbing: reading everything on every member, comparing, and repairing what can be repaired (spec section 10).
 //!
-//! A few chunks at a time, each under its own range lock, so that no request waits for more than one of them. The
-//! findings are block by block: with three members or more, what most of them have is right. Of two that differ nobody
-//! knows which one is right, so they are only reported, unless the caller names the one to trust.
+//! A few chunks at a time, each under its own range lock: writes wait for the chunk that is being looked at, reads only for
+//! one that seems to differ. The findings are block by block: with three members or more, what most of them have is
+//! right. Of two that differ nobody knows which one is right, so they are only reported, unless the caller names the one
+//! to trust.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -346,17 +347,21 @@ impl<E: NexusEnv> Inner<E> {
             return self.read_through(scrub, chunk).await;
         }
         // Chunks in U differ for a reason, and are made equal first.
-        let resolved = self.resolve_range(chunk.clone()).await;
-        let _lock = self.locks.exclusive(chunk.clone()).await;
-        let is_unresolved = self.unresolved.borrow().first_in(&chunk).is_some();
-        if resolved.is_err() || is_unresolved {
+        if self.resolve_range(chunk.clone()).await.is_err() {
             return Some((ChunkFinding::Skipped, SlotSet::EMPTY));
         }
+        let mut lock = self.locks.shared(chunk.clone()).await;
         let mut copies = self.read_all(&chunk).await;
         if !copies.are_equal() {
-            // A second look: what went wrong may have been the way from the disk.
+            // A second look, and from here on alone: what went wrong may have been the way from the disk.
+            drop(lock);
+            lock = self.locks.exclusive(chunk.clone()).await;
             copies = self.read_all(&chunk).await;
         }
+        if self.unresolved.borrow().first_in(&chunk).is_some() {
+            return Some((ChunkFinding::Skipped, SlotSet::EMPTY));
+        }
+        let _lock = lock;
         let compared = copies.slots.len();
         {
             let mut report = scrub.report.borrow_mut();
