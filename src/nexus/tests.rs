@@ -4,6 +4,7 @@ mod assembly;
 mod basics;
 mod faults;
 mod forced;
+mod grow;
 mod last_copy;
 mod members;
 mod reads;
