@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -10,6 +9,7 @@ use super::engine::Engine;
 use super::error::EngineError;
 use super::gather::Gathered;
 use super::inject::breakable;
+use super::keeper;
 use super::live::{self, Books, Live, LiveEnv};
 use crate::io::{Alignment, BlockDevice, Disk, FileDevice, Local, MemoryDevice};
 use crate::model::observed::{AppliedVolume, RemovalPolicy};
@@ -20,14 +20,12 @@ use crate::nexus::{
     Candidate, Health, Nexus, NexusSpec, NexusStatus, Parts, Policy, Presence, Timeouts,
 };
 use crate::pool::{Opened, OpenedFile};
-use crate::replica::Label;
 use crate::replica::layout::DATA_OFFSET;
+use crate::replica::{Label, MemberState};
 use crate::state::WitnessFile;
 use crate::units::Bytes;
 use crate::volume::{Counters, Geometry, Volume};
 
-/// How long an opener waits for a replica's lock (spec A1, `degraded_wait`).
-const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 /// A witness file is written through the page cache with RWF_DSYNC: the state folder may be anywhere.
 const WITNESS_ALIGNMENT: Alignment = Alignment {
     offset: 512,
@@ -86,7 +84,9 @@ impl Engine {
             live.stop().await?;
             self.volumes().remove(name);
         }
+        self.coming().insert(name.clone(), spec.replicas.clone());
         let result = self.bring_up(name, spec).await;
+        self.coming().remove(name);
         match &result {
             Ok(()) => drop(self.problems().remove(name)),
             Err(error) => drop(self.problems().insert(name.clone(), error.problem())),
@@ -125,21 +125,15 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let _claim = self.claim_idle(id).await?;
         self.undo_removal(id).await;
-        let gathered = self.gather_patiently(name, id, &spec.replicas).await;
+        let gathered = self.gather_patiently(name, id, spec).await;
         let label = gathered.newest_label(id).cloned().ok_or_else(|| {
             EngineError::new(
                 "DataMissing",
                 format!("the replicas of volume \"{name}\" are gone"),
             )
         })?;
-        let replicas = self
-            .bring_replicas(id, &spec.replicas, &gathered, &label)
-            .await;
+        let replicas = self.bring_replicas(id, spec, &gathered, &label).await;
         let files = replicas.iter().filter_map(file_of).collect();
-        let known = replicas
-            .iter()
-            .filter_map(|b| Some((b.pool.clone(), b.replica?)))
-            .collect();
         let block_size = if label.lb_size == 512 {
             BlockSize::B512
         } else {
@@ -162,8 +156,9 @@ impl Engine {
             creates: false,
             counters: Arc::default(),
         };
-        self.remember(id, spec, Some(known)).await?;
+        self.remember(id, spec, None).await?;
         self.launch(name, starter, Books { applied, files }).await?;
+        self.book_table(name).await?;
         if gathered.labels_of(id).any(|label| label.name != *name) {
             // They have the name now, and the other one is free.
             self.gather(name, &spec.replicas).await;
@@ -175,14 +170,15 @@ impl Engine {
     async fn bring_replicas(
         &self,
         id: VolumeId,
-        pools: &[PoolName],
+        spec: &VolumeSpec,
         gathered: &Gathered,
         newest: &Label,
     ) -> Vec<Bring> {
+        let patience = spec.policy.degraded_wait;
         let mut opening = tokio::task::JoinSet::new();
         let recorded = self.shared.store.volume(id).unwrap_or_default().replicas;
         let mut order = 0usize;
-        for pool in pools {
+        for pool in &spec.replicas {
             let here: Vec<_> = gathered
                 .active
                 .iter()
@@ -217,7 +213,7 @@ impl Engine {
                     let what = match (found.fault, handle) {
                         (Some(fault), _) => Brought::Absent(fault.to_string()),
                         (None, Err(error)) => Brought::Absent(error.to_string()),
-                        (None, Ok(handle)) => match handle.open(replica, LOCK_PATIENCE).await {
+                        (None, Ok(handle)) => match handle.open(replica, patience).await {
                             Ok(Opened::File(file)) => Brought::File(file),
                             Ok(Opened::Memory { size }) => Brought::Memory(size),
                             Err(error) => Brought::Absent(EngineError::from(error).to_string()),
@@ -271,7 +267,9 @@ impl Engine {
         let live = Live::new(id, placed, receiver, books, is_memory_only);
         let health = live.status.borrow().health;
         tracing::info!(volume = %name, %id, reactor = live.reactor.index(), ?health, "serving");
-        self.volumes().insert(name.clone(), Arc::new(live));
+        let live = Arc::new(live);
+        self.volumes().insert(name.clone(), Arc::clone(&live));
+        keeper::start(self, &live);
         Ok(())
     }
 
@@ -308,7 +306,9 @@ fn only_unmatched(newest: &Label, gathered: &Gathered) -> Option<ReplicaId> {
         .labels_of(newest.volume)
         .map(|label| label.replica)
         .collect();
-    let mut unmatched = newest.members.iter().filter(|m| !here.contains(&m.replica));
+    let members = newest.members.iter();
+    let members = members.filter(|m| m.state != MemberState::Removed);
+    let mut unmatched = members.filter(|m| !here.contains(&m.replica));
     match (unmatched.next(), unmatched.next()) {
         (Some(member), None) => Some(member.replica),
         _ => None,
@@ -361,7 +361,7 @@ pub(super) const fn replica_len(size: Bytes) -> u64 {
     DATA_OFFSET.saturating_add(size.get())
 }
 
-fn initial_status() -> NexusStatus {
+pub(super) fn initial_status() -> NexusStatus {
     NexusStatus {
         version: 0,
         health: Health::Stopped,
@@ -460,7 +460,7 @@ async fn report(
     }
 }
 
-fn candidate(local: &Local, bring: Bring, thick: bool) -> Candidate<Disk> {
+pub(super) fn candidate(local: &Local, bring: Bring, thick: bool) -> Candidate<Disk> {
     let (volatile, presence) = match bring.what {
         Brought::File(file) => {
             let disk = Disk::File(file_disk(local, file, thick));

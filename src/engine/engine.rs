@@ -12,6 +12,7 @@ use tokio::sync::{OwnedMutexGuard, watch};
 use super::error::EngineError;
 use super::inject::FaultBoard;
 use super::live::Live;
+use super::permits::Permits;
 use super::pools::PoolEntry;
 use super::tick;
 use crate::frontend::ublk::{Links, UblkControl};
@@ -54,6 +55,8 @@ pub(super) struct Shared {
     volumes: Mutex<BTreeMap<VolumeName, Arc<Live>>>,
     /// Removed volumes that live in memory only: they go on running, unreachable, until restored or purged.
     parked: Mutex<BTreeMap<VolumeId, Parked>>,
+    /// Volumes that are being brought up, and the pools that they use for it.
+    coming: Mutex<BTreeMap<VolumeName, Vec<PoolName>>>,
     /// Why a volume's last assembly failed.
     problems: Mutex<BTreeMap<VolumeName, Problem>>,
     /// The name that each volume's witness has, for replicas whose labels disagree after a rename that was cut short.
@@ -63,6 +66,9 @@ pub(super) struct Shared {
     pub(super) changes: Arc<watch::Sender<u64>>,
     /// How this node looks after its volumes.
     pub(super) policy: watch::Sender<NodePolicy>,
+    pub(super) rebuilds: Permits,
+    /// Held while a volume's history is added to.
+    pub(super) history: tokio::sync::Mutex<()>,
     /// Counts volumes that were placed on a reactor.
     placed: AtomicUsize,
 }
@@ -119,12 +125,15 @@ impl Engine {
             pools: Mutex::default(),
             volumes: Mutex::default(),
             parked: Mutex::default(),
+            coming: Mutex::default(),
             problems: Mutex::default(),
             witness_names: Mutex::new(names),
             turns: Mutex::default(),
             claims: Mutex::default(),
             changes: Arc::new(watch::Sender::new(0)),
             policy: watch::Sender::default(),
+            rebuilds: Permits::new(NodePolicy::default().rebuild_max),
+            history: tokio::sync::Mutex::default(),
             placed: AtomicUsize::new(0),
         };
         let engine = Self {
@@ -165,6 +174,10 @@ impl Engine {
 
     pub(super) fn parked(&self) -> MutexGuard<'_, BTreeMap<VolumeId, Parked>> {
         lock(&self.shared.parked)
+    }
+
+    pub(super) fn coming(&self) -> MutexGuard<'_, BTreeMap<VolumeName, Vec<PoolName>>> {
+        lock(&self.shared.coming)
     }
 
     pub(super) fn problems(&self) -> MutexGuard<'_, BTreeMap<VolumeName, Problem>> {

@@ -5,7 +5,7 @@ use std::error::Error;
 use crate::frontend::ublk::UblkError;
 use crate::frontend::vhost_user::SocketError;
 use crate::model::observed::Problem;
-use crate::nexus::{AssemblyError, CreateError};
+use crate::nexus::{AssemblyError, CreateError, MemberError};
 use crate::pool::PoolError;
 use crate::state::StateError;
 
@@ -108,6 +108,22 @@ impl From<CreateError> for EngineError {
             CreateError::Format { source, .. } if source.is_no_space() => "NoSpace",
             CreateError::Format { .. } => "PoolFailed",
             CreateError::Witness(_) => "WitnessFailed",
+        };
+        Self::of(reason, &error)
+    }
+}
+
+impl From<MemberError> for EngineError {
+    fn from(error: MemberError) -> Self {
+        let reason = match &error {
+            MemberError::NotMember(_) => "NotMember",
+            MemberError::AlreadyThere(_) => "AlreadyThere",
+            MemberError::LastCopy(_) => "LastCopy",
+            MemberError::Draining(_) => "Draining",
+            MemberError::Full => "TooManyReplicas",
+            MemberError::Refused(_) => "ReplicaRefused",
+            MemberError::Label(_) | MemberError::Flush(_) => "PoolFailed",
+            MemberError::Stopped => "Stopping",
         };
         Self::of(reason, &error)
     }

@@ -45,6 +45,24 @@ impl LiveExport {
         }
     }
 
+    /// Shows the client that the volume has grown to `bytes`. Some: in words, why it will see that later.
+    pub(super) async fn resize(&self, bytes: u64) -> Option<String> {
+        match &self.kind {
+            Kind::VhostUser(export) => {
+                export.resize(bytes);
+                let connected = export.status().connected;
+                connected.then(|| "a guest sees it when it next attaches the disk".to_owned())
+            }
+            Kind::Ublk(export) => {
+                let failed = export.resize(bytes).await.err()?;
+                Some(format!(
+                    "the block device shows it once the export is made anew ({})",
+                    EngineError::from(failed)
+                ))
+            }
+        }
+    }
+
     /// How many clients came after the first.
     pub(super) fn reconnects(&self) -> u64 {
         match &self.kind {

@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use super::engine::Engine;
 use super::error::EngineError;
+use crate::model::spec::VolumeSpec;
 use crate::model::status::ReplicaState;
 use crate::model::{PoolName, ReplicaId, VolumeId, VolumeName};
 use crate::pool::{FoundReplica, Place};
 use crate::replica::{Label, MemberState};
 
-/// How long a start waits for a member that should be there (spec A6, `degraded_wait`).
-const DEGRADED_WAIT: Duration = Duration::from_secs(10);
 /// How often it looks again meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
@@ -128,16 +127,18 @@ impl Engine {
         Memory { members, unknown }
     }
 
-    /// As [`Engine::gather`], but looks again for a while when an in-sync member of the volume is missing.
+    /// As [`Engine::gather`], but looks again for a while when an in-sync member of the volume is missing (spec A6,
+    /// `degraded_wait`).
     pub(super) async fn gather_patiently(
         &self,
         name: &VolumeName,
         id: VolumeId,
-        pools: &[PoolName],
+        spec: &VolumeSpec,
     ) -> Gathered {
+        let pools = &spec.replicas;
         let memory = self.members_in_memory(id, pools);
         let mut gathered = self.gather(name, pools).await;
-        let deadline = tokio::time::Instant::now() + DEGRADED_WAIT;
+        let deadline = tokio::time::Instant::now() + spec.policy.degraded_wait;
         while gathered.lacks_a_member(id, &memory) && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(LOOK_AGAIN).await;
             gathered = self.gather(name, pools).await;

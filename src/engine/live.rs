@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::error::EngineError;
 use super::exports::LiveExport;
 use crate::io::{Disk, Local, ReactorHandle};
-use crate::model::observed::{AppliedVolume, ObservedExport};
+use crate::model::observed::{AppliedVolume, ObservedExport, Problem};
 use crate::model::{PoolName, ReplicaId, VolumeId};
 use crate::nexus::{Health, Nexus, NexusEnv, NexusStatus};
 use crate::state::WitnessFile;
@@ -73,6 +73,45 @@ pub(super) struct Books {
     pub(super) files: Vec<(PoolName, ReplicaId)>,
 }
 
+impl Books {
+    /// Notes a replica in a file.
+    pub(super) fn add_file(&mut self, pool: &PoolName, replica: ReplicaId) {
+        if !self.files.iter().any(|(_, known)| *known == replica) {
+            self.files.push((pool.clone(), replica));
+        }
+    }
+}
+
+/// What is being done about a member that is out of sync.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Outlook {
+    /// The end of a sentence that starts with the member.
+    pub(super) text: String,
+    /// It rests after too many failures.
+    pub(super) given_up: Option<Problem>,
+}
+
+/// Tells a volume's keeper that something may be worth another try.
+#[derive(Debug, Default)]
+pub(super) struct Nudges {
+    afresh: AtomicBool,
+    notify: tokio::sync::Notify,
+}
+
+impl Nudges {
+    /// What failed before is forgotten.
+    pub(super) fn afresh(&self) {
+        self.afresh.store(true, Ordering::Relaxed);
+        self.notify.notify_one();
+    }
+
+    /// Waits for the next. True: what failed before is to be forgotten.
+    pub(super) async fn next(&self) -> bool {
+        self.notify.notified().await;
+        self.afresh.swap(false, Ordering::Relaxed)
+    }
+}
+
 /// A running volume, as the control thread holds it.
 pub(super) struct Live {
     pub(super) id: VolumeId,
@@ -81,6 +120,9 @@ pub(super) struct Live {
     /// What the nexus last said of itself.
     pub(super) status: watch::Receiver<NexusStatus>,
     books: Mutex<Books>,
+    outlooks: Mutex<BTreeMap<ReplicaId, Outlook>>,
+    /// Wakes its keeper.
+    pub(super) nudges: Arc<Nudges>,
     /// Whether every replica is in memory: then it is parked when its table goes, because there is no file to move.
     pub(super) is_memory_only: bool,
     pub(super) export: tokio::sync::Mutex<Option<LiveExport>>,
@@ -104,6 +146,8 @@ impl Live {
             counters,
             status,
             books: Mutex::new(books),
+            outlooks: Mutex::default(),
+            nudges: Arc::default(),
             is_memory_only,
             export: tokio::sync::Mutex::default(),
             reconnects: AtomicU64::new(0),
@@ -113,6 +157,20 @@ impl Live {
 
     pub(super) fn books(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What its keeper does about members that are out of sync.
+    pub(super) fn outlooks(&self) -> BTreeMap<ReplicaId, Outlook> {
+        let outlooks = self.outlooks.lock();
+        outlooks.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// True when they are others than before.
+    pub(super) fn set_outlooks(&self, new: BTreeMap<ReplicaId, Outlook>) -> bool {
+        let mut outlooks = self.outlooks.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = *outlooks != new;
+        *outlooks = new;
+        changed
     }
 
     /// How it was made, and what was last applied to it.

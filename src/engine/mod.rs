@@ -14,18 +14,24 @@ pub mod engine;
 pub mod error;
 
 mod assemble;
+mod attempts;
+mod bring;
 mod claim;
 mod create;
 mod exports;
 mod gather;
+mod history;
 mod inject;
+mod keeper;
 mod live;
-mod membership;
+mod members;
 mod observe;
+mod permits;
 mod pools;
 mod quarantine;
 mod readings;
 mod rename;
+mod resize;
 mod shown;
 mod tick;
 

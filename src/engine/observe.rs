@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::engine::Engine;
 use super::gather::{Gathered, idle_state};
-use super::live::Live;
+use super::live::{Live, Outlook};
 use super::shown;
 use crate::io::clock::wall;
 use crate::model::observed::{
@@ -18,7 +18,7 @@ use crate::model::status::ReplicaStatus;
 use crate::model::{PoolName, ReplicaId, VolumeId, VolumeName};
 use crate::nexus::{ChildStatus, Health, NexusStatus};
 use crate::pool::{FoundReplica, Place, QuarantineName};
-use crate::replica::Label;
+use crate::replica::{Label, Member, MemberState};
 use crate::units::Bytes;
 
 /// A file with its pool.
@@ -71,6 +71,7 @@ impl Engine {
 
     async fn observe_live(&self, live: &Live, files: &[Placed]) -> ObservedVolume {
         let status = live.status.borrow().clone();
+        let outlooks = live.outlooks();
         let record = self.shared.store.volume(live.id).unwrap_or_default();
         let applied = AppliedVolume {
             removal: Self::removal_policy(&record),
@@ -82,11 +83,12 @@ impl Engine {
             serving: !matches!(status.health, Health::Stopped),
             problem: problem_of(&status),
             export: live.observe_export().await,
+            given_up: outlooks.values().find_map(|o| o.given_up.clone()),
             nexus_generation: status.generation,
             replicas: status
                 .children
                 .iter()
-                .filter_map(|c| replica_status(c, files))
+                .filter_map(|c| replica_status(c, files, &outlooks))
                 .collect(),
             injected: self.injected(live),
             unresolved: Bytes(status.unresolved_bytes),
@@ -160,7 +162,12 @@ impl Engine {
     ) -> Option<ObservedVolume> {
         let labels = files.iter().filter_map(|(_, found)| found.label.as_ref());
         let newest = labels.max_by_key(|label| label.generation)?;
-        let replicas = files.iter().map(|(pool, found)| {
+        // A file that is no member any more is none of its replicas: only `volund why` tells of it.
+        let its = files.iter().filter(|(_, found)| {
+            let replica = found.place.replica();
+            members_of(newest).any(|member| member.replica == replica)
+        });
+        let replicas = its.clone().map(|(pool, found)| {
             let (state, reason) = idle_state(found);
             ReplicaStatus {
                 reason,
@@ -170,10 +177,11 @@ impl Engine {
         });
         Some(ObservedVolume {
             ids: BTreeSet::from([id]),
-            applied: self.applied_of(id, newest, files.iter().map(|(pool, _)| pool)),
+            applied: self.applied_of(id, newest, its.map(|(pool, _)| pool)),
             serving: false,
             problem: self.problems().get(name).cloned(),
             export: None,
+            given_up: None,
             nexus_generation: 0,
             replicas: replicas.collect(),
             injected: BTreeMap::new(),
@@ -203,7 +211,7 @@ impl Engine {
                 .cloned()
                 .chain(record.replicas.keys().cloned())
                 .collect(),
-            members: label.members.len(),
+            members: members_of(label).count(),
             removal: if known {
                 Self::removal_policy(&record)
             } else {
@@ -295,6 +303,12 @@ impl Engine {
     }
 }
 
+/// Those that the label's table has.
+fn members_of(label: &Label) -> impl Iterator<Item = &Member> {
+    let members = label.members.iter();
+    members.filter(|member| member.state != MemberState::Removed)
+}
+
 fn seconds(time: jiff::Timestamp) -> u64 {
     u64::try_from(time.as_second()).unwrap_or(0)
 }
@@ -335,15 +349,24 @@ fn problem_of(status: &NexusStatus) -> Option<Problem> {
     })
 }
 
-fn replica_status(child: &ChildStatus, files: &[Placed]) -> Option<ReplicaStatus> {
+fn replica_status(
+    child: &ChildStatus,
+    files: &[Placed],
+    outlooks: &BTreeMap<ReplicaId, Outlook>,
+) -> Option<ReplicaStatus> {
     let allocated = |replica: ReplicaId| {
         files
             .iter()
             .find(|(_, f)| f.place.replica() == replica)
             .map(|(_, f)| f.stat.allocated)
     };
+    let outlook = child.replica.and_then(|replica| outlooks.get(&replica));
+    let outlook = outlook.map(|outlook| &outlook.text);
     Some(ReplicaStatus {
-        reason: child.reason.clone(),
+        reason: match (child.reason.clone(), outlook) {
+            (Some(reason), Some(outlook)) => Some(format!("{reason}; it {outlook}")),
+            (reason, outlook) => reason.or_else(|| outlook.map(|outlook| format!("it {outlook}"))),
+        },
         allocated_bytes: child.replica.and_then(allocated).unwrap_or(0),
         ..ReplicaStatus::new(child.pool.clone()?, child.replica, child.state)
     })

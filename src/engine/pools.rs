@@ -4,10 +4,14 @@ use std::path::Path;
 
 use super::engine::Engine;
 use super::error::EngineError;
-use crate::model::PoolName;
+use super::live::Live;
 use crate::model::observed::Problem;
 use crate::model::spec::{PoolBacking, PoolSpec};
+use crate::model::{PoolName, VolumeName};
 use crate::pool::{Capacity, FoundReplica, Pool, PoolError};
+
+/// The reason of a pool whose filesystem answers with errors.
+const LOST: &str = "PoolError";
 
 /// A pool that was opened, or that somebody tried to open.
 #[derive(Debug)]
@@ -35,7 +39,11 @@ impl Engine {
             if let Some(entry) = self.pools().get_mut(name) {
                 entry.spec = spec.clone();
             }
-            return self.look_into(name).await;
+            match self.look_into(name).await {
+                // Its filesystem may have been shut down and mounted again, which only a new look at its path can tell.
+                Err(error) if error.reason() == LOST => self.retire(name, &pool).await,
+                looked => return looked,
+            }
         }
         let opened = self.try_open(name, spec).await;
         let problem = opened.as_ref().err().map(EngineError::problem);
@@ -53,7 +61,21 @@ impl Engine {
         self.pools().insert(name.clone(), entry);
         self.touch();
         result?;
-        self.look_into(name).await
+        let looked = self.look_into(name).await;
+        self.pool_came(name);
+        looked
+    }
+
+    /// Lets go of a pool whose filesystem answers with errors, so that it can be unmounted, or opened anew. Replicas that
+    /// are open stay open.
+    async fn retire(&self, name: &PoolName, pool: &Pool) {
+        tracing::warn!(pool = %name, "its filesystem fails: it is closed, and opened anew");
+        if let Some(entry) = self.pools().get_mut(name) {
+            entry.pool = None;
+        }
+        if let Err(error) = pool.close().await {
+            tracing::warn!(pool = %name, %error, "could not be closed");
+        }
     }
 
     async fn try_open(&self, name: &PoolName, spec: &PoolSpec) -> Result<Pool, EngineError> {
@@ -139,14 +161,10 @@ impl Engine {
     /// # Errors
     /// `InUse` while a volume runs on it.
     pub async fn close_pool(&self, name: &PoolName) -> Result<(), EngineError> {
-        let user = self
-            .volumes()
-            .iter()
-            .find(|(_, live)| live.books().applied.replicas.contains(name))
-            .map(|(volume, _)| volume.clone());
+        let user = self.user_of(name);
         if let Some(volume) = user {
             return Err(EngineError::in_use(format!(
-                "volume \"{volume}\" runs on pool \"{name}\""
+                "volume \"{volume}\" uses pool \"{name}\""
             )));
         }
         let pool = self.pools().get(name).and_then(|entry| entry.pool.clone());
@@ -156,6 +174,19 @@ impl Engine {
         self.pools().remove(name);
         self.touch();
         Ok(())
+    }
+
+    /// A volume that runs on the pool, or is being brought up on it.
+    fn user_of(&self, pool: &PoolName) -> Option<VolumeName> {
+        let coming = self.coming();
+        let mut coming = coming.iter().filter(|(_, pools)| pools.contains(pool));
+        let coming = coming.next().map(|(volume, _)| volume.clone());
+        coming.or_else(|| {
+            let volumes = self.volumes();
+            let on = |live: &Live| live.books().applied.replicas.contains(pool);
+            let mut users = volumes.iter().filter(|(_, live)| on(live));
+            users.next().map(|(volume, _)| volume.clone())
+        })
     }
 
     pub(super) async fn close_all_pools(&self) {

@@ -15,6 +15,7 @@ use crate::units::{Bytes, MIB};
 use crate::volume::Request;
 
 mod identity;
+mod members;
 
 /// A node's folders, on a filesystem with direct I/O.
 struct Node {
@@ -34,7 +35,13 @@ impl Node {
     }
 
     async fn start(&self) -> Engine {
-        let state = StateDir::open(&self.path("state")).unwrap();
+        // Tasks of the run before may still be on their way out.
+        let state = loop {
+            match StateDir::open(&self.path("state")) {
+                Ok(state) => break state,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
         let database = state.database();
         // The database of the run before may still be on its way out.
         let store = loop {
@@ -80,7 +87,10 @@ fn spec(pools: &[&str]) -> VolumeSpec {
         on_remove: OnRemove::Retain,
         quarantine_for: Duration::from_secs(60),
         renamed_from: None,
-        policy: VolumePolicy::default(),
+        policy: VolumePolicy {
+            degraded_wait: Duration::from_millis(300),
+            ..VolumePolicy::default()
+        },
         force_start: None,
     }
 }

@@ -42,12 +42,14 @@ impl Engine {
             return;
         };
         let capacity = pool.capacity().await;
+        let mut came = false;
         if let Some(entry) = self.pools().get_mut(name) {
             let problem = capacity.as_ref().err().map(|error| Problem {
                 reason: error.fault.reason().to_owned(),
                 message: error.to_string(),
             });
             let changed = entry.problem != problem;
+            came = entry.problem.is_some() && problem.is_none();
             entry.problem = problem;
             if let Ok(capacity) = capacity {
                 entry.capacity = capacity;
@@ -55,6 +57,9 @@ impl Engine {
             if changed {
                 self.touch();
             }
+        }
+        if came {
+            self.pool_came(name);
         }
         for (live, replica) in self.files_in(name) {
             if let Ok(stat) = pool.stat(replica).await {

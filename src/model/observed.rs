@@ -63,6 +63,8 @@ pub struct ObservedVolume {
     pub serving: bool,
     /// Why it does not take I/O or why its last assembly failed; none when all is well.
     pub problem: Option<Problem>,
+    /// A replica that is not rebuilt for the time being, because that failed too often; none when there is none.
+    pub given_up: Option<Problem>,
     /// The export that exists now.
     pub export: Option<ObservedExport>,
     /// Generation of the membership table; 0 while not assembled.

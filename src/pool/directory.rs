@@ -113,6 +113,15 @@ impl Directory {
         &self.root
     }
 
+    /// Whether files can still be opened: a filesystem that was shut down answers much from its caches, but not that.
+    pub(super) fn probe(&self) -> Result<(), Fault> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        match openat2(&self.root, marker::FILE, flags, Mode::empty(), BENEATH) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Fault::io("open", self.path.join(marker::FILE), error)),
+        }
+    }
+
     /// Replicas in use.
     pub(super) fn replicas(&self) -> &Folder {
         &self.replicas

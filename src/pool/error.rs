@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::lock::Holder;
-use crate::model::{PoolId, PoolName, ReplicaId};
+use crate::model::{PoolId, PoolName, ReplicaId, VolumeId};
 use crate::replica::OpenError;
 use crate::units::Bytes;
 
@@ -164,6 +164,14 @@ pub enum Fault {
         /// The replica in the label.
         found: ReplicaId,
     },
+    /// It was to be deleted as one of a volume's, and is another's.
+    #[error("replica \"{path}\" is of volume {found}: it stays as it is")]
+    Misplaced {
+        /// The file.
+        path: PathBuf,
+        /// The volume in the label.
+        found: VolumeId,
+    },
     /// It was to be cleared away as a leftover of a creation, but its volume has been in use.
     #[error(
         "replica \"{path}\" has reached generation {generation}, so it is no leftover of an unfinished creation: it \
@@ -262,6 +270,7 @@ impl Fault {
                 OpenError::Blank { .. } => "ReplicaBlank",
                 _ => "ReplicaUnusable",
             },
+            Self::Misplaced { .. } => "ReplicaMisplaced",
             Self::HasServed { .. } => "ReplicaInService",
             Self::Misnamed { .. } => "ReplicaMisnamed",
             Self::ReadOnlyLabel { .. } => "ReplicaReadOnly",

@@ -19,7 +19,7 @@ use super::lock;
 use super::quarantine::QuarantineName;
 use crate::io::Alignment;
 use crate::io::slots::Slot;
-use crate::model::ReplicaId;
+use crate::model::{ReplicaId, VolumeId};
 use crate::replica::layout::DATA_OFFSET;
 use crate::replica::replica::newest_label;
 use crate::replica::{Label, OpenError};
@@ -130,6 +130,23 @@ fn check_space(directory: &Directory, needed: u64, reserve: Bytes) -> Result<(),
         return Err(no_space(directory, needed, reserve));
     }
     Ok(())
+}
+
+/// Whether a file could become `len` bytes long. A sparse one takes up nothing before it is written to.
+pub(super) fn check_room(
+    directory: &Directory,
+    replica: ReplicaId,
+    len: u64,
+    thin: bool,
+    reserve: Bytes,
+) -> Result<(), Fault> {
+    let found = stat(directory.replicas(), &replica.to_string())?;
+    let needed = if thin {
+        0
+    } else {
+        len.saturating_sub(found.size)
+    };
+    check_space(directory, needed, reserve)
 }
 
 fn no_space(directory: &Directory, needed: u64, reserve: Bytes) -> Fault {
@@ -305,6 +322,35 @@ pub(super) async fn purge(
         // A file without direct I/O can still be deleted; nobody can have opened it.
         Err(Fault::NoDirectIo { .. }) => {}
         Err(Fault::ReplicaMissing { .. }) => return folder.sync().await,
+        Err(fault) => return Err(fault),
+    }
+    delete(folder, &name).await
+}
+
+/// Deletes a replica that its volume has no use for.
+pub(super) async fn delete_of(
+    directory: Rc<Directory>,
+    replica: ReplicaId,
+    volume: VolumeId,
+    patience: Duration,
+) -> Result<(), Fault> {
+    let folder = directory.replicas();
+    let name = replica.to_string();
+    let path = folder.join(&name);
+    let fd = match open_locked(folder, &name, patience).await {
+        Ok(fd) => fd,
+        Err(Fault::ReplicaMissing { .. }) => return folder.sync().await,
+        Err(fault) => return Err(fault),
+    };
+    let size = stat_fd(&fd, &path)?.size;
+    match newest(&fd, &path, size).await {
+        Ok((_, label, _)) if label.volume != volume => {
+            let found = label.volume;
+            return Err(Fault::Misplaced { path, found });
+        }
+        Ok(_) => {}
+        // Wiped, or never written: what is behind it is nobody's.
+        Err(Fault::Label { source, .. }) if matches!(*source, OpenError::Blank { .. }) => {}
         Err(fault) => return Err(fault),
     }
     delete(folder, &name).await

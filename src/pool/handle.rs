@@ -14,7 +14,7 @@ use super::memory::MemoryPool;
 use super::quarantine::QuarantineName;
 use super::rename;
 use super::worker::Worker;
-use crate::model::{PoolId, PoolName, ReplicaId, VolumeName};
+use crate::model::{PoolId, PoolName, ReplicaId, VolumeId, VolumeName};
 use crate::units::Bytes;
 
 /// How long an operation may take that moves no data.
@@ -228,6 +228,49 @@ impl Pool {
                 let deadline = DEADLINE.saturating_add(patience);
                 let opened = worker.call("open replica", deadline, work).await?;
                 Ok(Opened::File(opened))
+            }
+        }
+    }
+
+    /// Makes sure that a replica can become `len` bytes long, labels and bitmaps included. Memory is taken for it at once;
+    /// a file is enlarged by who has it open.
+    ///
+    /// # Errors
+    /// [`Fault::NoSpace`], or what the filesystem says.
+    pub async fn make_room(
+        &self,
+        replica: ReplicaId,
+        len: u64,
+        thin: bool,
+    ) -> Result<(), PoolError> {
+        let reserve = self.reserve();
+        match &self.shared.backing {
+            Backing::Memory(memory) => memory
+                .enlarge(replica, len, reserve)
+                .map_err(|fault| self.error(fault)),
+            Backing::Directory { worker, .. } => {
+                let work = async move |directory: Rc<Directory>| {
+                    files::check_room(&directory, replica, len, thin, reserve)
+                };
+                worker.call("look for room", DEADLINE, work).await
+            }
+        }
+    }
+
+    /// Deletes the file of a replica that is no member of its volume any more, or never was one. Its label, if it has
+    /// one, must be of that volume. Doing it twice is doing it once.
+    ///
+    /// # Errors
+    /// [`Fault::ReplicaInUse`] while someone has it open, [`Fault::Misplaced`], or what the filesystem says.
+    pub async fn delete(&self, replica: ReplicaId, volume: VolumeId) -> Result<(), PoolError> {
+        match &self.shared.backing {
+            Backing::Memory(memory) => {
+                memory.release(replica);
+                Ok(())
+            }
+            Backing::Directory { worker, .. } => {
+                let work = move |directory| files::delete_of(directory, replica, volume, PATIENCE);
+                worker.call("delete replica", DEADLINE_LONG, work).await
             }
         }
     }

@@ -194,6 +194,7 @@ fn fault_of(label: &Label, place: &Place, pool: PoolId, found: u64) -> Option<Re
 
 /// How full the pool is.
 pub(super) fn capacity(directory: &Directory, reserve: Bytes) -> Result<Capacity, Fault> {
+    directory.probe()?;
     let (size, free) = filesystem(directory)?;
     let mut capacity = Capacity {
         size,

@@ -47,6 +47,24 @@ impl MemoryPool {
         Ok(())
     }
 
+    /// Takes what a replica needs beyond what it has to have `len` bytes.
+    pub(super) fn enlarge(&self, replica: ReplicaId, len: u64, kept: Bytes) -> Result<(), Fault> {
+        let mut replicas = self.replicas();
+        let own = replicas.get(&replica).copied().unwrap_or(0);
+        let taken = Bytes(replicas.values().sum());
+        let available = self.size.saturating_sub(taken).saturating_sub(kept);
+        let needed = len.saturating_sub(own);
+        if needed > available.get() {
+            return Err(Fault::NoSpace {
+                needed: Bytes(needed),
+                available,
+                reserve: kept,
+            });
+        }
+        replicas.insert(replica, len.max(own));
+        Ok(())
+    }
+
     /// The bytes that a replica has.
     pub(super) fn len_of(&self, replica: ReplicaId) -> Option<u64> {
         self.replicas().get(&replica).copied()

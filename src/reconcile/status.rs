@@ -127,6 +127,11 @@ impl VolumeFacts<'_> {
         let mut statements = vec![self.ready()];
         statements.extend(self.change_failed());
         statements.extend(self.about_copies());
+        let given_up = self.observed.and_then(|volume| volume.given_up.as_ref());
+        statements.extend(given_up.map(|problem| {
+            let kind = "RebuildGivenUp";
+            statement(kind, Truth::True, &problem.reason, &problem.message)
+        }));
         let empty = Vec::new();
         let blocked = self.plan.map_or(&empty, |plan| &plan.blocked);
         let notes = self.plan.map_or(&empty, |plan| &plan.notes);

@@ -136,6 +136,13 @@ impl<D: BlockDevice, C: Clock> Volume<D, C> {
         });
     }
 
+    /// Shows a larger device from now on. A client that is there has to be told.
+    pub fn set_size(&self, size: u64) {
+        let geometry = self.geometry.get();
+        debug_assert!(size >= geometry.size, "a volume never shrinks");
+        self.geometry.set(Geometry { size, ..geometry });
+    }
+
     /// What lies below.
     pub fn device(&self) -> &D {
         &self.device

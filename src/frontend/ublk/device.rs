@@ -125,6 +125,14 @@ impl Device {
         .await
     }
 
+    /// Enlarges the block device while it is there. Kernels before 6.16 can't.
+    pub(super) async fn resize(&self, bytes: u64) -> Result<(), UblkError> {
+        self.command("UPDATE_SIZE", SHORT_DEADLINE, move |ctrl| {
+            ctrl.update_size(bytes)
+        })
+        .await
+    }
+
     /// Makes the block device disappear. The queue has to be served until this returns.
     pub(super) async fn stop(&self) -> Result<(), UblkError> {
         self.command("STOP_DEV", STOP_DEADLINE, UblkCtrl::kill_dev)

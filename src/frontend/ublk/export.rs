@@ -212,6 +212,14 @@ impl UblkExport {
         Ok(user)
     }
 
+    /// Shows that the volume has grown to `bytes`.
+    ///
+    /// # Errors
+    /// When the kernel can't: before 6.16 the size stays as it was until the device is made anew.
+    pub async fn resize(&self, bytes: u64) -> Result<(), UblkError> {
+        self.device.resize(bytes).await
+    }
+
     /// Stops and deletes the device, whoever has it open: they get errors from then on. Ask [`UblkExport::user`] first
     /// where that matters. The volume has to be served until this returns. May be called again after an error.
     ///

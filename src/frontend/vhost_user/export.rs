@@ -157,6 +157,11 @@ impl VhostUserExport {
         self.desk.vacant.subscribe()
     }
 
+    /// Shows that the volume has grown to `bytes` to whoever reads the configuration space from now on.
+    pub fn resize(&self, bytes: u64) {
+        self.desk.shared.on_resize(bytes);
+    }
+
     /// Withdraws the export: no more clients, the present one is disconnected, its requests are waited for (which
     /// takes as long as the disk does), the socket is removed.
     pub async fn stop(mut self) {

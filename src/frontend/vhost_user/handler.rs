@@ -397,6 +397,8 @@ impl VhostUserBackendReqHandlerMut for Handler {
         _flags: VhostUserConfigFlags,
     ) -> vhost_user::Result<Vec<u8>> {
         let number = |value: u32| usize::try_from(value).map_err(|_| HandlerError::Config);
+        let geometry = &mut self.device.geometry;
+        geometry.size = self.shared.size().max(geometry.size);
         Ok(self.device.config(number(offset)?, number(size)?))
     }
 

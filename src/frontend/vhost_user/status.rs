@@ -47,6 +47,8 @@ pub(super) struct Shared {
     connections: AtomicU64,
     refused: AtomicU64,
     features: AtomicU64,
+    /// What the volume has grown to, bytes; 0 as long as it has not.
+    size: AtomicU64,
     last_error: Mutex<Option<String>>,
     pub(super) queues: Vec<QueueCounters>,
 }
@@ -78,6 +80,7 @@ impl Shared {
             connections: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             features: AtomicU64::new(0),
+            size: AtomicU64::new(0),
             last_error: Mutex::default(),
             queues: (0..queues).map(|_| QueueCounters::default()).collect(),
         }
@@ -105,6 +108,16 @@ impl Shared {
 
     pub(super) fn on_features(&self, features: u64) {
         self.features.store(features, Ordering::Relaxed);
+    }
+
+    /// Notes that the volume has grown.
+    pub(super) fn on_resize(&self, bytes: u64) {
+        self.size.fetch_max(bytes, Ordering::Relaxed);
+    }
+
+    /// What the volume has grown to, bytes; 0 as long as it has not.
+    pub(super) fn size(&self) -> u64 {
+        self.size.load(Ordering::Relaxed)
     }
 
     /// Notes what went wrong: in the status until something else does, and in the log.

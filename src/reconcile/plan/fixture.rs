@@ -84,6 +84,7 @@ pub(in crate::reconcile) fn running(pools: &[&str]) -> ObservedVolume {
             address: "vhost-user /run/volund/db.sock".to_owned(),
             problem: None,
         }),
+        given_up: None,
         nexus_generation: 1,
         replicas: Vec::new(),
         injected: std::collections::BTreeMap::new(),

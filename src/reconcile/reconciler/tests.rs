@@ -132,6 +132,7 @@ fn volume(spec: &VolumeSpec) -> ObservedVolume {
         serving: true,
         problem: None,
         export: None,
+        given_up: None,
         nexus_generation: 1,
         replicas: Vec::new(),
         injected: std::collections::BTreeMap::new(),

@@ -1,0 +1,269 @@
+//! The keeper: one task per running volume that brings back members which are out of sync.
+//!
+//! The nexus has the mechanisms and never starts them by itself; when, in which order, how often and how many at a time
+//! is decided here. Wakes for what the nexus says, for pools that come and go, and for retries that are due; a healthy
+//! volume's keeper sleeps.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::attempts::Attempts;
+use super::bring::Back;
+use super::engine::{Engine, Shared};
+use super::error::EngineError;
+use super::history::{Happened, difference};
+use super::live::{Live, Nudges, Outlook};
+use crate::model::ReplicaId;
+use crate::model::observed::Problem;
+use crate::nexus::{ChildStatus, Health, NexusStatus};
+
+/// What the keeper of one volume remembers.
+struct Keeper {
+    shared: Weak<Shared>,
+    live: Weak<Live>,
+    status: watch::Receiver<NexusStatus>,
+    nudges: Arc<Nudges>,
+    started: Instant,
+    /// What the nexus said last.
+    told: Option<NexusStatus>,
+    targets: BTreeMap<ReplicaId, Target>,
+    /// The rebuild under way, or waiting for its permit: at most one.
+    rebuilds: JoinSet<(ReplicaId, Result<String, EngineError>)>,
+}
+
+/// A member that is out of sync.
+#[derive(Debug, Default)]
+struct Target {
+    attempts: Attempts,
+    /// What it waits for, when that is nothing that trying again would help.
+    waits_for: Option<String>,
+}
+
+/// Starts the keeper of a volume that has just begun to serve.
+pub(super) fn start(engine: &Engine, live: &Arc<Live>) {
+    let keeper = Keeper {
+        shared: Arc::downgrade(&engine.shared),
+        live: Arc::downgrade(live),
+        status: live.status.clone(),
+        nudges: Arc::clone(&live.nudges),
+        started: Instant::now(),
+        told: None,
+        targets: BTreeMap::new(),
+        rebuilds: JoinSet::new(),
+    };
+    tokio::spawn(keeper.run());
+}
+
+impl Keeper {
+    async fn run(mut self) {
+        loop {
+            let Some(wait) = self.look().await else {
+                return;
+            };
+            let timer = async {
+                match wait {
+                    Some(wait) => tokio::time::sleep(wait).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = self.status.changed() => if changed.is_err() {
+                    return;
+                },
+                afresh = self.nudges.next() => self.hurry(afresh),
+                Some(ended) = self.rebuilds.join_next() => self.rebuilt(ended.ok()),
+                () = timer => {}
+            }
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Does what can be done now. Returns how long nothing has to be done unless something happens; none at the end.
+    async fn look(&mut self) -> Option<Option<Duration>> {
+        let status = self.status.borrow_and_update().clone();
+        if status.health == Health::Stopped {
+            return None;
+        }
+        let shared = self.shared.upgrade()?;
+        let engine = Engine { shared };
+        let live = self.live.upgrade()?;
+        let happened = difference(self.told.as_ref(), &status);
+        engine.note(live.id, status.generation, happened);
+        let out: Vec<ChildStatus> = status
+            .children
+            .iter()
+            .filter(|child| child.wants_attach || child.wants_rebuild)
+            .cloned()
+            .collect();
+        self.told = Some(status);
+        let known: BTreeSet<ReplicaId> = out.iter().filter_map(|child| child.replica).collect();
+        self.targets.retain(|replica, _| known.contains(replica));
+        for child in &out {
+            let Some(replica) = child.replica else {
+                continue;
+            };
+            self.targets.entry(replica).or_default();
+            if child.wants_attach {
+                self.bring_back(&engine, &live, child, replica).await;
+            } else {
+                self.start_rebuild(&engine, &live, replica);
+            }
+        }
+        self.publish(&engine, &live);
+        Some(self.next_due())
+    }
+
+    /// Opens a member that is not here, if that is due.
+    async fn bring_back(
+        &mut self,
+        engine: &Engine,
+        live: &Arc<Live>,
+        child: &ChildStatus,
+        replica: ReplicaId,
+    ) {
+        let now = self.now();
+        let target = self.targets.entry(replica).or_default();
+        if target.attempts.is_resting() || !target.attempts.is_due(now) {
+            return;
+        }
+        target.waits_for = None;
+        let result = engine.bring_back(live, child, replica).await;
+        let now = self.now();
+        let retry = engine.shared.policy.borrow().retry;
+        let target = self.targets.entry(replica).or_default();
+        match result {
+            Ok(Back::Here) => {
+                tracing::info!(volume = %live.id, %replica, "a replica is back and waits for its rebuild");
+            }
+            Ok(Back::Waits(why)) => target.waits_for = Some(why),
+            Err(error) => {
+                tracing::warn!(volume = %live.id, %replica, %error, "a replica could not be opened");
+                target.attempts.fail(now, error, &retry, false);
+            }
+        }
+    }
+
+    /// Starts to rebuild a member that is here, if that is due and no other is being rebuilt.
+    fn start_rebuild(&mut self, engine: &Engine, live: &Arc<Live>, replica: ReplicaId) {
+        let now = self.now();
+        let target = self.targets.entry(replica).or_default();
+        target.waits_for = None;
+        if !self.rebuilds.is_empty() || !target.attempts.is_due(now) {
+            return;
+        }
+        let (engine, live) = (engine.clone(), Arc::clone(live));
+        self.rebuilds.spawn(async move {
+            let result = engine.rebuild(&live, replica).await;
+            (replica, result)
+        });
+    }
+
+    /// Notes how a rebuild ended.
+    fn rebuilt(&mut self, ended: Option<(ReplicaId, Result<String, EngineError>)>) {
+        let now = self.now();
+        let (Some((replica, result)), Some(shared), Some(live)) =
+            (ended, self.shared.upgrade(), self.live.upgrade())
+        else {
+            return;
+        };
+        let engine = Engine { shared };
+        let status = self.status.borrow().clone();
+        let child = status.children.iter().find(|c| c.replica == Some(replica));
+        let place = (child.and_then(|c| c.pool.clone()), Some(replica));
+        let happened = match result {
+            Ok(report) => {
+                tracing::info!(volume = %live.id, %replica, %report, "rebuilt");
+                self.targets.remove(&replica);
+                Happened::to("Rebuilt", place, report)
+            }
+            Err(error) if status.health == Health::Stopped => {
+                tracing::debug!(volume = %live.id, %replica, %error, "a rebuild ended with its volume");
+                return;
+            }
+            Err(error) => {
+                let retry = engine.shared.policy.borrow().retry;
+                let target = self.targets.entry(replica).or_default();
+                let detail = error.to_string();
+                target.attempts.fail(now, error, &retry, true);
+                tracing::warn!(volume = %live.id, %replica, error = detail, "a rebuild failed");
+                let what = if target.attempts.is_resting() {
+                    "RebuildGivenUp"
+                } else {
+                    "RebuildFailed"
+                };
+                Happened::to(what, place, detail)
+            }
+        };
+        engine.note(live.id, status.generation, vec![happened]);
+    }
+
+    /// Something changed that may help: everything is tried at once; `afresh`: also what rests.
+    fn hurry(&mut self, afresh: bool) {
+        for target in self.targets.values_mut() {
+            if afresh {
+                target.attempts.reset();
+            } else {
+                target.attempts.hurry();
+            }
+        }
+    }
+
+    fn next_due(&self) -> Option<Duration> {
+        let now = self.now();
+        let waiting = self.targets.values().filter(|t| t.waits_for.is_none());
+        let due = waiting.filter_map(|target| target.attempts.due()).min()?;
+        // While a rebuild is under way, its end is what is waited for.
+        let due = due.saturating_sub(now);
+        (!due.is_zero()).then_some(due)
+    }
+
+    /// Shows what is being done about each target.
+    fn publish(&self, engine: &Engine, live: &Live) {
+        let outlooks = self.targets.iter();
+        let outlooks =
+            outlooks.filter_map(|(replica, target)| Some((*replica, target.outlook(*replica)?)));
+        let outlooks: BTreeMap<ReplicaId, Outlook> = outlooks.collect();
+        if live.set_outlooks(outlooks) {
+            engine.touch();
+        }
+    }
+}
+
+impl Target {
+    fn outlook(&self, replica: ReplicaId) -> Option<Outlook> {
+        if let Some(why) = &self.waits_for {
+            return Some(Outlook {
+                text: format!("waits: {why}"),
+                given_up: None,
+            });
+        }
+        let last = self.attempts.last()?;
+        let failures = self.attempts.failures();
+        if !self.attempts.is_resting() {
+            return Some(Outlook {
+                text: format!("is tried again after {failures} failures, the last one: {last}"),
+                given_up: None,
+            });
+        }
+        let message = format!(
+            "replica {replica} could not be rebuilt {failures} times in a row, the last time because: {last}. It is \
+             tried again in about an hour, at once when its pool comes back or the volume's table in the files \
+             changes; replace its disk, or take its pool out of `replicas`"
+        );
+        Some(Outlook {
+            text: format!("rests after {failures} failures, the last one: {last}"),
+            given_up: Some(Problem {
+                reason: "RebuildGivenUp".to_owned(),
+                message,
+            }),
+        })
+    }
+}
