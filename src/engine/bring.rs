@@ -7,8 +7,9 @@ use super::engine::Engine;
 use super::error::EngineError;
 use super::live::{self, Live};
 use crate::model::{PoolName, ReplicaId, VolumeName};
-use crate::nexus::{ChildStatus, NexusStatus};
+use crate::nexus::{ChildStatus, NexusStatus, RebuildKind, RebuildReport};
 use crate::pool::Opened;
+use crate::units::Bytes;
 
 /// How far a member got.
 #[derive(Debug)]
@@ -98,7 +99,17 @@ impl Engine {
         if !self.status_of(live).await?.children.iter().any(wants) {
             return Ok("it was not needed any more".to_owned());
         }
-        std::future::pending().await
+        let id = live.id;
+        let rebuilt = live.reactor.run(move |local| async move {
+            match live::find(&local, id) {
+                Some(volume) => {
+                    let rebuilt = volume.device().rebuild(replica).await;
+                    rebuilt.map(in_words).map_err(EngineError::from)
+                }
+                None => Err(EngineError::stopping()),
+            }
+        });
+        rebuilt.await.map_err(|_| EngineError::stopping())?
     }
 
     /// What the nexus says of itself at this moment, not what it was last heard to say.
@@ -151,4 +162,19 @@ impl Engine {
             }
         }
     }
+}
+
+/// What a rebuild did, for people.
+fn in_words(report: RebuildReport) -> String {
+    let kind = match report.kind {
+        RebuildKind::Full => "full",
+        RebuildKind::Partial => "partial",
+        RebuildKind::ResumedAfterAbsence | RebuildKind::Resumed => "resumed",
+    };
+    format!(
+        "{kind} rebuild ({}): {} copied in {:.1} s",
+        report.reason,
+        Bytes(report.copied_bytes),
+        report.duration.as_secs_f64()
+    )
 }

@@ -5,7 +5,7 @@ use std::error::Error;
 use crate::frontend::ublk::UblkError;
 use crate::frontend::vhost_user::SocketError;
 use crate::model::observed::Problem;
-use crate::nexus::{AssemblyError, CreateError, MemberError};
+use crate::nexus::{AssemblyError, CreateError, MemberError, RebuildError};
 use crate::pool::PoolError;
 use crate::state::StateError;
 
@@ -124,6 +124,22 @@ impl From<MemberError> for EngineError {
             MemberError::Refused(_) => "ReplicaRefused",
             MemberError::Label(_) | MemberError::Flush(_) => "PoolFailed",
             MemberError::Stopped => "Stopping",
+        };
+        Self::of(reason, &error)
+    }
+}
+
+impl From<RebuildError> for EngineError {
+    fn from(error: RebuildError) -> Self {
+        let reason = match &error {
+            RebuildError::NotMember(_) => "NotMember",
+            RebuildError::NotHere(_) => "NotHere",
+            RebuildError::InSync(_) => "InSync",
+            RebuildError::Busy => "Busy",
+            RebuildError::Source { .. } => "SourceFailed",
+            RebuildError::Refused(_) => "ReplicaRefused",
+            RebuildError::Target(_) => "TargetFailed",
+            RebuildError::Stopped => "Stopping",
         };
         Self::of(reason, &error)
     }

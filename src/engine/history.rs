@@ -180,6 +180,8 @@ mod tests {
             wants_attach: false,
             wants_rebuild: false,
             corrected_reads: 0,
+            errors: crate::replica::ErrorCounts::default(),
+            rebuild: None,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::model::ReplicaId;
-use crate::nexus::{Health, NexusStatus};
+use crate::nexus::Health;
 use crate::pool::Place;
 use crate::state::MemberChange;
 
@@ -16,6 +16,24 @@ async fn open_pools(engine: &Engine, node: &Node, names: &[&str]) {
 async fn ensure(engine: &Engine, pools: &[&str]) {
     let db = volume("db");
     engine.ensure_volume(&db, &spec(pools)).await.unwrap();
+}
+
+/// Waits until the volume's members are in these pools, all in sync.
+async fn in_sync(engine: &Engine, pools: &[&str]) {
+    let live = engine.live(&volume("db")).unwrap();
+    let mut status = live.status.clone();
+    let reached = status.wait_for(|status| {
+        let members = status.children.iter().filter(|child| child.is_member);
+        let mut found: Vec<&str> = members
+            .filter(|child| child.state == ReplicaState::InSync)
+            .map(|child| child.pool.as_ref().unwrap().as_str())
+            .collect();
+        found.sort_unstable();
+        found == pools && status.health == Health::Online
+    });
+    let reached = tokio::time::timeout(Duration::from_secs(30), reached).await;
+    let reached = reached.map(|found| found.is_ok());
+    assert!(reached.is_ok(), "{:?}", live.status.borrow());
 }
 
 fn files(node: &Node, pool: &str) -> Vec<String> {
@@ -40,6 +58,7 @@ fn a_replica_that_is_added_is_a_member_after_a_restart_too() {
         assert!(engine.shared.store.member_changes().is_empty());
         let applied = engine.observe().await.volumes[&db].applied.clone();
         assert_eq!((applied.members, applied.replicas.len()), (2, 2));
+        in_sync(&engine, &["a", "b"]).await;
         engine.shutdown().await;
         drop(engine);
         let engine = node.start().await;
@@ -109,10 +128,9 @@ fn an_old_replica_that_is_listed_again_is_reused_blank() {
         engine.add_replica(&db, &pool("b")).await.unwrap();
         assert_eq!(files(&node, "b"), old);
         assert_eq!(read(&engine, "db").await, 8);
-        let live = engine.live(&db).unwrap();
-        let status = live.status.borrow().clone();
-        let added = status.children.iter().find(|c| c.pool == Some(pool("b")));
-        assert_ne!(added.unwrap().state, ReplicaState::InSync);
+        in_sync(&engine, &["a", "b"]).await;
+        engine.remove_replica(&db, &pool("a")).await.unwrap();
+        assert_eq!(read(&engine, "db").await, 8);
         engine.shutdown().await;
     });
 }
@@ -268,9 +286,28 @@ fn a_member_whose_pool_opens_late_comes_back_by_itself() {
         let live = engine.live(&volume("db")).unwrap();
         assert_eq!(live.status.borrow().health, Health::Degraded);
         open_pools(&engine, &node, &["b"]).await;
-        let mut status = live.status.clone();
-        let is_here = |status: &NexusStatus| status.children.iter().any(|c| c.wants_rebuild);
-        status.wait_for(is_here).await.unwrap();
+        in_sync(&engine, &["a", "b"]).await;
+        let id = live.id;
+        // Told in the background.
+        let told = async {
+            loop {
+                let history = engine.shared.store.history(id).events;
+                let what: Vec<&str> = history.iter().map(|e| e.what.as_str()).collect();
+                if what.contains(&"Rebuilt") && what.contains(&"InSync") {
+                    return history;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let told = tokio::time::timeout(Duration::from_secs(30), told).await;
+        let started = told.unwrap().into_iter().filter(|e| e.what == "Started");
+        assert!(
+            started
+                .last()
+                .unwrap()
+                .detail
+                .contains("left out: b is Absent")
+        );
         engine.shutdown().await;
         let found = engine.all_files();
         assert!(
@@ -278,5 +315,26 @@ fn a_member_whose_pool_opens_late_comes_back_by_itself() {
                 .iter()
                 .all(|(_, f)| matches!(f.place, Place::Active(_)))
         );
+    });
+}
+
+#[test]
+fn a_memory_member_is_made_anew_after_a_start() {
+    run(async {
+        let node = Node::new();
+        let memory = PoolSpec {
+            backing: PoolBacking::Memory(Bytes(64 * MIB)),
+            ..node.pool("unused")
+        };
+        for byte in [4, 5] {
+            let engine = node.start().await;
+            open_pools(&engine, &node, &["a"]).await;
+            engine.open_pool(&pool("ram"), &memory).await.unwrap();
+            ensure(&engine, &["a", "ram"]).await;
+            in_sync(&engine, &["a", "ram"]).await;
+            assert_eq!(read(&engine, "db").await, if byte == 4 { 0 } else { 4 });
+            write(&engine, "db", byte).await;
+            engine.shutdown().await;
+        }
     });
 }
