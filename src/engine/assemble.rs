@@ -375,6 +375,7 @@ pub(super) fn initial_status() -> NexusStatus {
         last_scrub: None,
         scrubbed: crate::nexus::ScrubTotals::default(),
         lost_unflushed: false,
+        rebuilds: crate::nexus::RebuildTotals::default(),
     }
 }
 

@@ -250,6 +250,7 @@ impl<E: NexusEnv> Inner<E> {
             running: Cell::new(0),
             requests: Cell::new(0),
             rebuild: RefCell::new(None),
+            rebuilt: Cell::default(),
             table_busy: Cell::new(false),
             fault_task: Cell::new(false),
             resolve_task: Cell::new(false),

@@ -13,7 +13,7 @@ use super::chunk_set::ChunkSet;
 use super::env::{NexusEnv, NexusSpec, Parts, Policy};
 use super::race::Races;
 use super::range_lock::RangeLock;
-use super::rebuild::Job;
+use super::rebuild::{Job, RebuildTotals};
 use super::repair::Repairs;
 use super::scrub::Scrubbing;
 use super::signal::Signal;
@@ -68,6 +68,8 @@ pub(super) struct Inner<E: NexusEnv> {
     pub(super) requests: Cell<u64>,
     /// The rebuild under way: one at most (spec B9).
     pub(super) rebuild: RefCell<Option<Rc<Job<E::Disk>>>>,
+    /// Those that have ended.
+    pub(super) rebuilt: Cell<RebuildTotals>,
     /// Whether somebody changes the table or the labels.
     pub(super) table_busy: Cell<bool>,
     /// Whether the task that commits faults is under way.

@@ -2,6 +2,7 @@
 //! in sync by a committed table. The copying itself is in `rebuild_copy`.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use super::write::Verdict;
 use crate::io::{Clock, IoError, Spawn};
 use crate::model::ReplicaId;
 use crate::replica::{BitmapKind, Label, MemberState, Replica};
+use crate::units::Bytes;
 
 /// Why a member is not in sync yet.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,6 +68,25 @@ pub struct RebuildReport {
     pub copied_bytes: u64,
     /// How long it took.
     pub duration: Duration,
+}
+
+impl fmt::Display for RebuildReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, bytes) = (self.kind, Bytes(self.copied_bytes));
+        let millis = self.duration.as_millis();
+        write!(f, "{kind}: {bytes} in {millis} ms; {}", self.reason)
+    }
+}
+
+/// The rebuilds of a volume since it was assembled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RebuildTotals {
+    /// That ended with a member in sync.
+    pub finished: u64,
+    /// That failed; stopping the volume is no failure.
+    pub failed: u64,
+    /// Bytes that they copied, zeroes included; those of the one under way, too.
+    pub copied_bytes: u64,
 }
 
 /// One rebuild.
@@ -117,6 +138,7 @@ impl<E: NexusEnv> Nexus<E> {
         let inner = Rc::clone(&self.inner);
         self.inner.parts.spawn.spawn(async move {
             let result = inner.run_rebuild(&job).await;
+            inner.count_rebuild(&job, &result);
             inner.rebuild.replace(None);
             inner.touch();
             // The caller may have given up; then nobody wants to know.
@@ -193,6 +215,28 @@ impl<E: NexusEnv> Inner<E> {
             copied_bytes: job.copied.get(),
             duration: now.saturating_sub(started),
         })
+    }
+
+    fn count_rebuild(&self, job: &Job<E::Disk>, result: &Result<RebuildReport, RebuildError>) {
+        let mut totals = self.rebuilt.get();
+        totals.copied_bytes += job.copied.get();
+        match result {
+            Ok(_) => totals.finished += 1,
+            Err(RebuildError::Stopped) => {}
+            Err(_) => totals.failed += 1,
+        }
+        self.rebuilt.set(totals);
+    }
+
+    /// The rebuilds since the volume was assembled, the one under way included.
+    pub(super) fn rebuild_totals(&self) -> RebuildTotals {
+        let now = self.rebuild.borrow();
+        let now = now.as_ref().map_or(0, |job| job.copied.get());
+        let totals = self.rebuilt.get();
+        RebuildTotals {
+            copied_bytes: totals.copied_bytes + now,
+            ..totals
+        }
     }
 
     /// While nothing is forwarded yet: the target catches up with the volume's size, and what its own `intent` says

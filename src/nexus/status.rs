@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::child::Child;
 use super::env::NexusEnv;
 use super::nexus::{Inner, Mode};
+use super::rebuild::RebuildTotals;
 use super::rebuild_plan::RebuildKind;
 use super::repair::Repairs;
 use super::scrub::{ScrubProgress, ScrubReport, ScrubTotals};
@@ -41,6 +42,8 @@ pub struct NexusStatus {
     pub scrubbed: ScrubTotals,
     /// Acknowledged writes may be gone: writes and flushes fail until the frontends re-attach (spec F2).
     pub lost_unflushed: bool,
+    /// What rebuilds have done since the volume was assembled.
+    pub rebuilds: RebuildTotals,
 }
 
 /// How far a rebuild is.
@@ -127,6 +130,7 @@ impl<E: NexusEnv> Inner<E> {
             last_scrub: self.scrubbing.last(),
             scrubbed: self.scrubbing.totals(),
             lost_unflushed: self.lost_unflushed.get(),
+            rebuilds: self.rebuild_totals(),
         }
     }
 

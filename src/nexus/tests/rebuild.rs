@@ -113,6 +113,8 @@ fn a_new_member_gets_everything_and_old_data_is_overwritten_with_zeroes() {
             let missed = child.replica().unwrap().set_count(BitmapKind::Missed);
             assert_eq!(missed, 0, "B7: nobody lacks anything");
         }
+        let totals = nexus.status().rebuilds;
+        assert_eq!((totals.finished, totals.copied_bytes), (1, SIZE));
         let again = nexus.rebuild(Rig::replica_id(1)).await;
         assert_eq!(again, Err(RebuildError::InSync(Rig::replica_id(1))));
         drop(nexus);
