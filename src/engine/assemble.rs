@@ -374,6 +374,8 @@ pub(super) fn initial_status() -> NexusStatus {
         scrub: None,
         last_scrub: None,
         scrubbed: crate::nexus::ScrubTotals::default(),
+        resolved_bytes: 0,
+        intent_regions: 0,
         lost_unflushed: false,
         rebuilds: crate::nexus::RebuildTotals::default(),
     }

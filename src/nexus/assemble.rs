@@ -84,6 +84,8 @@ impl<E: NexusEnv> Nexus<E> {
         let keep_clean = keep_clean && !plan.forced;
         let expected = witness.as_ref().map(WitnessRecord::position);
         inner.take_over(expected, keep_clean).await?;
+        let unresolved = inner.unresolved.borrow().bytes();
+        inner.intent.resolved_bytes.set(unresolved);
         // The last owner may have been interrupted before it did so.
         inner.forget_missed().await;
         inner.ensure_resolving();

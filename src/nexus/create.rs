@@ -6,6 +6,7 @@ use std::rc::Rc;
 use super::child::{Child, Identity};
 use super::chunk_set::ChunkSet;
 use super::env::{Candidate, NexusEnv, NexusSpec, Parts, Presence};
+use super::intent::Intent;
 use super::nexus::{Inner, Mode, Nexus};
 use super::slots::{SLOTS_MAX, SlotSet};
 use super::state::ChildState;
@@ -240,6 +241,7 @@ impl<E: NexusEnv> Inner<E> {
             single: Cell::new(single),
             paused: Cell::new(false),
             unresolved: RefCell::new(ChunkSet::new(table.data_len)),
+            intent: Intent::new(table.region_shift),
             table: RefCell::new(table),
             committed: RefCell::new(committed),
             active: Cell::new(active),

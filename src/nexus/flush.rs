@@ -17,6 +17,7 @@ impl<E: NexusEnv> Inner<E> {
         if self.parts.breaks(Mutant::FlushNoop) {
             return Ok(());
         }
+        let number = self.intent.flush_begins();
         let operation = |slot| (slot, self.flush_child(slot));
         let operations = self.writers().iter().map(operation).collect();
         let outcome = self.fan_out(operations).await;
@@ -30,7 +31,11 @@ impl<E: NexusEnv> Inner<E> {
         if (self.usable() & outcome.done).is_empty() {
             return Err(IoError::EIO);
         }
-        self.acknowledge(outcome.done).await
+        self.acknowledge(outcome.done).await?;
+        if self.committed_writers.get().is_within(outcome.done) {
+            self.intent.proved(number);
+        }
+        Ok(())
     }
 
     /// A flush of one child. Flushes run one at a time; those that wait share the next one.

@@ -10,7 +10,9 @@ mod env;
 pub mod state;
 pub mod witness;
 
+mod clear;
 mod flush;
+mod intent;
 #[allow(
     clippy::module_inception,
     reason = "the file with the nexus itself is named after it"

@@ -31,6 +31,18 @@ pub enum Mutant {
     NoPrivateCopy,
     /// W8: a failed write's range is not marked unresolved.
     FailedWriteForgotten,
+    /// W4: data is written without setting intent bits.
+    NoIntent,
+    /// W4: bits are written, but not durably.
+    IntentNotDurable,
+    /// W9: bits are cleared although no flush was completed since the last write.
+    IntentClearedUnflushed,
+    /// W7: a write that a member missed does not note its own regions.
+    OwnRegionsForgotten,
+    /// F4: the table without a member is written without taking intent into missed.
+    IntentNotMerged,
+    /// W4: resolving writes without setting intent bits.
+    ResolveWithoutIntent,
 }
 
 impl Mutant {

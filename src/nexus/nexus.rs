@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use super::child::Child;
 use super::chunk_set::ChunkSet;
 use super::env::{NexusEnv, NexusSpec, Parts, Policy};
+use super::intent::Intent;
 use super::race::Races;
 use super::range_lock::RangeLock;
 use super::rebuild::{Job, RebuildTotals};
@@ -56,6 +57,8 @@ pub(super) struct Inner<E: NexusEnv> {
     /// W of the committed table: the active set and the members that are being rebuilt. All of them have every
     /// acknowledged write.
     pub(super) committed_writers: Cell<SlotSet>,
+    /// Regions that may hold writes which are not proven flushed (spec W9).
+    pub(super) intent: Intent,
     pub(super) locks: RangeLock,
     /// U of the specification.
     pub(super) unresolved: RefCell<ChunkSet>,
@@ -151,6 +154,7 @@ impl<E: NexusEnv> Nexus<E> {
         if self.inner.lost_unflushed.replace(false) {
             let children = self.inner.children.iter();
             children.for_each(|child| child.durability.forgive());
+            self.inner.distrust();
             self.inner.touch();
         }
     }

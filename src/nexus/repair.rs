@@ -16,7 +16,6 @@ use super::state::FaultReason;
 use super::write::{Verdict, Work};
 use crate::io::{Clock, IoBuffer, IoError, Spawn};
 use crate::model::ReplicaId;
-use crate::replica::BitmapKind;
 
 /// This many read errors of one member are corrected per [`WINDOW`]; the next one faults it.
 pub(super) const CORRECTIONS_MAX: usize = 20;
@@ -219,14 +218,9 @@ impl<E: NexusEnv> Inner<E> {
             let child = &inner.children[slot];
             let _hold = child.hold(&inner.signal);
             let replica = child.replica().map_err(Failure::Data)?;
-            let regions = replica.regions(start, data.len() as u64);
-            let label = Failure::Label;
-            let intent = replica.set_durable(BitmapKind::Intent, regions.clone());
-            intent.await.map_err(label)?;
-            if note_missed {
-                let missed = replica.set_durable(BitmapKind::Missed, regions);
-                missed.await.map_err(label)?;
-            }
+            let writing = inner.writing(&(start..start + data.len() as u64));
+            let marks = writing.marks();
+            inner.mark(slot, &replica, &marks, note_missed).await?;
             for run in runs {
                 let (offset, data) = (start + run.start as u64, data.slice(run.start, run.len()));
                 let found = inner.parts.buffers.get(data.len());

@@ -13,7 +13,6 @@ use super::nexus::{Inner, Mode, nap};
 use super::repair::is_correctable;
 use super::vote::extend;
 use crate::io::{IoBuffer, IoError, Spawn};
-use crate::replica::BitmapKind;
 
 /// Pause between two chunks of the background task while requests are running.
 const THROTTLE: Duration = Duration::from_millis(1);
@@ -145,13 +144,10 @@ impl<E: NexusEnv> Inner<E> {
             if differing.is_empty() {
                 return Ok(());
             }
-            let regions = replica.regions(start, data.len() as u64);
-            let label = Failure::Label;
-            let intent = replica.set_durable(BitmapKind::Intent, regions.clone());
-            intent.await.map_err(label)?;
-            if note_missed {
-                let missed = replica.set_durable(BitmapKind::Missed, regions);
-                missed.await.map_err(label)?;
+            let writing = inner.writing(&(start..start + data.len() as u64));
+            if !inner.parts.breaks(Mutant::ResolveWithoutIntent) {
+                let marks = writing.marks();
+                inner.mark(slot, &replica, &marks, note_missed).await?;
             }
             for run in differing {
                 let part = data.slice(run.start, run.len());

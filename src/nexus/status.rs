@@ -40,6 +40,10 @@ pub struct NexusStatus {
     pub last_scrub: Option<Arc<ScrubReport>>,
     /// What all scrubs found, since the start.
     pub scrubbed: ScrubTotals,
+    /// Bytes that were so when the volume was assembled.
+    pub resolved_bytes: u64,
+    /// Regions that are marked as written and not proven flushed: a crash now would leave them to be resolved.
+    pub intent_regions: u64,
     /// Acknowledged writes may be gone: writes and flushes fail until the frontends re-attach (spec F2).
     pub lost_unflushed: bool,
     /// What rebuilds have done since the volume was assembled.
@@ -129,6 +133,8 @@ impl<E: NexusEnv> Inner<E> {
             scrub: self.scrubbing.progress(),
             last_scrub: self.scrubbing.last(),
             scrubbed: self.scrubbing.totals(),
+            resolved_bytes: self.intent.resolved_bytes.get(),
+            intent_regions: self.intent_regions(),
             lost_unflushed: self.lost_unflushed.get(),
             rebuilds: self.rebuild_totals(),
         }

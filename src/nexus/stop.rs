@@ -17,9 +17,13 @@ impl<E: NexusEnv> Nexus<E> {
             inner.touch();
         }
         let idle = || {
-            let in_background = inner.resolve_task.get() || inner.scrubbing.is_running();
-            let is_idle = inner.running.get() == 0 && inner.rebuild.borrow().is_none();
-            is_idle && !in_background
+            let in_background = [
+                inner.resolve_task.get(),
+                inner.intent.task.get(),
+                inner.scrubbing.is_running(),
+                inner.rebuild.borrow().is_some(),
+            ];
+            inner.running.get() == 0 && in_background == [false; 4]
         };
         inner.signal.until(idle).await;
         let _lock = inner.lock_table().await;
@@ -36,7 +40,7 @@ impl<E: NexusEnv> Nexus<E> {
 }
 
 impl<E: NexusEnv> Inner<E> {
-    /// Flushes, and writes CLEAN with the generation unchanged if nothing is left to resolve. What CLEAN states is the
+    /// Flushes, clears intent, and writes CLEAN with the generation unchanged if nothing is left to resolve. What CLEAN states is the
     /// labels' alone; the witness's record does not change.
     async fn close(self: &Rc<Self>) -> bool {
         if self.mode.get() != Mode::Stopping {
@@ -55,6 +59,13 @@ impl<E: NexusEnv> Inner<E> {
         let flushed = self.fan_out(operations).await.done;
         if !settled || !writers.is_within(flushed) || !self.unresolved.borrow().is_empty() {
             return false;
+        }
+        if !self.single.get() {
+            let operation = |slot| (slot, self.clear_all(slot));
+            let operations = writers.iter().map(operation).collect();
+            if !writers.is_within(self.fan_out(operations).await.done) {
+                return false;
+            }
         }
         let mut table = self.table.borrow().clone();
         table.flags.clean = true;

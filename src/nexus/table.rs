@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::env::NexusEnv;
 use super::fan_out::{Failure, Operation};
+use super::mutant::Mutant;
 use super::nexus::{Inner, Mode, nap};
 use super::slots::SlotSet;
 use super::state::{ChildEvent, ChildState};
@@ -91,7 +92,7 @@ impl<E: NexusEnv> Inner<E> {
 
     /// What a commit changes in memory.
     pub(super) fn adopt(
-        &self,
+        self: &Rc<Self>,
         table: &Label,
         leaving: SlotSet,
         (readers, writers): (SlotSet, SlotSet),
@@ -116,6 +117,9 @@ impl<E: NexusEnv> Inner<E> {
             // A single copy can't differ from others.
             self.unresolved.borrow_mut().clear();
         }
+        self.intent.regrid(table.region_shift);
+        // A member may have come with bits that are set.
+        self.ensure_clearing();
         // F7: releases the acknowledgements that wait for the commit.
         self.touch();
     }
@@ -171,7 +175,7 @@ impl<E: NexusEnv> Inner<E> {
         writers: SlotSet,
         table: &Label,
     ) -> Result<bool, Interrupted> {
-        let merge = has_outsiders(table);
+        let merge = has_outsiders(table) && !self.parts.breaks(Mutant::IntentNotMerged);
         let mut todo = writers;
         let mut pause = RETRY_PAUSE_MIN;
         loop {
@@ -213,7 +217,7 @@ impl<E: NexusEnv> Inner<E> {
             }
             if result.is_ok() {
                 let label = own_label(&replica.label(), table);
-                result = replica.write_label(&label).await;
+                result = inner.retrying(|| replica.write_label(&label)).await;
             }
             durable.ended(result);
             result.map_err(Failure::Label)

@@ -5,6 +5,7 @@ mod basics;
 mod faults;
 mod forced;
 mod grow;
+mod intent;
 mod last_copy;
 mod members;
 mod reads;

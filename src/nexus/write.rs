@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use super::env::NexusEnv;
 use super::fan_out::{Failure, Operation, Outcome, either};
+use super::intent::Marks;
 use super::mutant::Mutant;
 use super::nexus::{Inner, Mode};
 use super::range_lock::Ticket;
 use super::slots::SlotSet;
 use super::state::FaultReason;
 use crate::io::{BlockDevice, Clock, IoBuffer, IoError, ZeroOptions};
-use crate::replica::{BitmapKind, Replica};
+use crate::replica::Replica;
 
 /// First pause before an operation that answered "try again" is tried again; doubled each time.
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(1);
@@ -193,37 +194,38 @@ impl<E: NexusEnv> Inner<E> {
 
     async fn store_locked(self: &Rc<Self>, work: &Work) -> Result<(), IoError> {
         let range = work.range();
+        // Held to the end: as long as members may differ, the bits stay (W9).
+        let writing = self.writing_when_room(&range).await;
         let note_missed = !self.is_complete();
-        let operation = |slot| (slot, self.store_on(slot, work.clone(), note_missed));
+        let operation = |slot| {
+            let (work, marks) = (work.clone(), writing.marks());
+            (slot, self.store_on(slot, work, marks, note_missed))
+        };
         let operations = self.writers().iter().map(operation).collect();
         let outcome = self.fan_out(operations).await;
         self.settle(&outcome)?;
         // W7: this write may have been admitted before the fault, after F4 took its snapshot.
-        if !self.committed_writers.get().is_within(outcome.done) {
+        let is_done = self.committed_writers.get().is_within(outcome.done);
+        if !is_done && !self.parts.breaks(Mutant::OwnRegionsForgotten) {
             self.note_missed(outcome.done, range).await;
         }
         self.acknowledge(outcome.done).await
     }
 
     /// W4 and W5 on one member: bits durable, then data.
-    fn store_on(self: &Rc<Self>, slot: usize, work: Work, note_missed: bool) -> Operation {
+    fn store_on(
+        self: &Rc<Self>,
+        slot: usize,
+        work: Work,
+        marks: Marks,
+        note_missed: bool,
+    ) -> Operation {
         let inner = Rc::clone(self);
         Box::pin(async move {
             let child = &inner.children[slot];
             let _hold = child.hold(&inner.signal);
             let replica = child.replica().map_err(Failure::Data)?;
-            let range = work.range();
-            let regions = replica.regions(range.start, range.end - range.start);
-            replica
-                .set_durable(BitmapKind::Intent, regions.clone())
-                .await
-                .map_err(Failure::Label)?;
-            if note_missed {
-                replica
-                    .set_durable(BitmapKind::Missed, regions)
-                    .await
-                    .map_err(Failure::Label)?;
-            }
+            inner.mark(slot, &replica, &marks, note_missed).await?;
             let result = inner.perform(slot, &work, &replica).await;
             result.map_err(Failure::Data)
         })
@@ -332,11 +334,7 @@ impl<E: NexusEnv> Inner<E> {
                 let child = &inner.children[slot];
                 let _hold = child.hold(&inner.signal);
                 let replica = child.replica().map_err(Failure::Label)?;
-                let regions = replica.regions(range.start, range.end - range.start);
-                replica
-                    .set_durable(BitmapKind::Missed, regions)
-                    .await
-                    .map_err(Failure::Label)
+                inner.mark_missed(slot, &replica, &range).await
             });
             (slot, operation)
         };

@@ -88,6 +88,9 @@ pub(super) struct Bitmap {
     regions: Cell<u64>,
     /// Only the pages that have regions.
     pages: RefCell<Vec<Rc<PageState>>>,
+    /// A planted bug: pages are not written durably.
+    #[cfg(any(test, feature = "mutants"))]
+    pub(super) lax: Cell<bool>,
 }
 
 #[derive(Debug)]
@@ -130,6 +133,8 @@ impl Bitmap {
             identity: Cell::new(identity),
             regions: Cell::new(regions),
             pages: RefCell::new(pages.collect()),
+            #[cfg(any(test, feature = "mutants"))]
+            lax: Cell::default(),
         }
     }
 
@@ -339,6 +344,8 @@ impl Bitmap {
         let version = page.version.get();
         // A page that only clears bits need not be durable (spec L4).
         let fua = fua || !contains(&page.durable.borrow(), &bits);
+        #[cfg(any(test, feature = "mutants"))]
+        let fua = fua && !self.lax.get();
         let image = self.identity.get().page(index, seq, bits);
         let offset = image.kind.offset() + (index * PAGE_SIZE) as u64;
         let written = disk

@@ -400,6 +400,13 @@ impl<D: BlockDevice> Replica<D> {
         self.write_back(BitmapKind::Missed, false).await
     }
 
+    /// Plants a bug: bitmap pages are written, but not durably.
+    #[cfg(any(test, feature = "mutants"))]
+    pub(crate) fn forget_durability(&self) {
+        self.intent.lax.set(true);
+        self.missed.lax.set(true);
+    }
+
     /// What lies below.
     pub fn disk(&self) -> &D {
         &self.disk

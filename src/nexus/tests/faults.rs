@@ -10,6 +10,7 @@ use crate::io::sim::{SimFault, SimNode};
 use crate::io::{BlockDevice, Clock, IoError, Spawn, ZeroOptions};
 use crate::model::GenerationId;
 use crate::model::status::ReplicaState::{InSync, Stale};
+use crate::nexus::Policy;
 use crate::nexus::sim::{Rig, SimEnv};
 use crate::replica::layout::DATA_OFFSET;
 
@@ -115,7 +116,14 @@ fn every_row_of_the_error_table_does_what_it_says() {
         transient_errors: 1,
         ..HEALTHY
     };
-    check(always_busy, async |n| write(n).await, "TimedOut");
+    let write_soon = async |n: &Nexus<SimEnv>| {
+        // Before anything else is tried on it.
+        let mut policy = Policy::default();
+        policy.timeouts.io = Duration::from_secs(3);
+        n.configure(policy);
+        write(n).await
+    };
+    check(always_busy, write_soon, "TimedOut");
 }
 
 #[test]
