@@ -241,7 +241,8 @@ impl<E: NexusEnv> Inner<E> {
             for run in finished {
                 target.unset(BitmapKind::Missed, run);
             }
-            let written = target.write_back(BitmapKind::Missed, false).await;
+            // Durable, or a power cut could tear the page, and all of it would have to be copied again.
+            let written = target.write_back(BitmapKind::Missed, true).await;
             written.map_err(Failure::Label)
         })
         .await
