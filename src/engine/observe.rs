@@ -368,6 +368,7 @@ fn replica_status(
             (reason, outlook) => reason.or_else(|| outlook.map(|outlook| format!("it {outlook}"))),
         },
         allocated_bytes: child.replica.and_then(allocated).unwrap_or(0),
+        rebuild: child.rebuild.as_ref().map(shown::rebuild),
         ..ReplicaStatus::new(child.pool.clone()?, child.replica, child.state)
     })
 }

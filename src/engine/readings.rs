@@ -57,6 +57,9 @@ fn copies(status: &NexusStatus) -> CopiesReading {
     let scrubbed = &status.scrubbed;
     CopiesReading {
         hedged_reads: status.hedged_reads,
+        rebuilds_ok: status.rebuilds.finished,
+        rebuilds_failed: status.rebuilds.failed,
+        rebuild_copied_bytes: status.rebuilds.copied_bytes,
         scrubbed_bytes: scrubbed.scrubbed_bytes,
         scrub_mismatches: scrubbed.mismatches,
         scrub_repaired: scrubbed.repaired,

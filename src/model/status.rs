@@ -208,6 +208,8 @@ pub enum RebuildKind {
     Partial,
     /// Everything.
     Full,
+    /// What an interrupted rebuild had left.
+    Resumed,
 }
 
 /// What is still to be made equal after a crash (spec R3).

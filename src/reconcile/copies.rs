@@ -55,6 +55,12 @@ impl VolumeFacts<'_> {
                     rebuild.reason
                 )
             }
+            RebuildKind::Resumed => {
+                format!(
+                    "the copy in pool \"{pool}\" gets what an interrupted rebuild had left ({})",
+                    rebuild.reason
+                )
+            }
             RebuildKind::Full => format!("all is copied to pool \"{pool}\" ({})", rebuild.reason),
         });
         let texts: Vec<String> = texts.collect();
