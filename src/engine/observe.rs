@@ -92,6 +92,7 @@ impl Engine {
                 .collect(),
             injected: self.injected(live),
             unresolved: Bytes(status.unresolved_bytes),
+            resolved: Bytes(status.resolved_bytes),
             scrub: shown::scrub(&status, record.scrubbed_at_unix_seconds),
         }
     }
@@ -186,6 +187,7 @@ impl Engine {
             replicas: replicas.collect(),
             injected: BTreeMap::new(),
             unresolved: Bytes(0),
+            resolved: Bytes(0),
             scrub: None,
         })
     }

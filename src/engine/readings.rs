@@ -57,6 +57,7 @@ fn copies(status: &NexusStatus) -> CopiesReading {
     let scrubbed = &status.scrubbed;
     CopiesReading {
         hedged_reads: status.hedged_reads,
+        intent_regions: status.intent_regions,
         rebuilds_ok: status.rebuilds.finished,
         rebuilds_failed: status.rebuilds.failed,
         rebuild_copied_bytes: status.rebuilds.copied_bytes,

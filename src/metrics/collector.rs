@@ -294,6 +294,7 @@ fn volume_status(series: &mut Series, reading: &Reading, volume: &VolumeStatus) 
     let unresolved = volume.resolving.as_ref();
     let unresolved = unresolved.map_or(0, |resolving| resolving.unresolved_bytes);
     series.number(family::VOLUME_UNRESOLVED, &[name], unresolved);
+    series.number(family::VOLUME_RESOLVED, &[name], volume.resolved_bytes);
 }
 
 const REPLICA_STATES: [(&str, ReplicaState); 6] = [

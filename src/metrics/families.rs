@@ -118,6 +118,10 @@ families! {
         "volund_volume_unresolved_bytes",
         "Bytes that may differ between replicas after a crash and are still to be made equal."
     );
+    VOLUME_RESOLVED = gauge(
+        "volund_volume_resolved_bytes",
+        "Bytes that might have differed between replicas when the volume was last assembled: what a crash had left."
+    );
     VOLUME_INTENT = gauge(
         "volund_volume_intent_regions",
         "Regions marked as written and not yet proven to be on every replica: what a crash would leave to be resolved."

@@ -109,6 +109,7 @@ fn status() -> NodeStatus {
         export_queues: None,
         client_connected: true,
         replicas: vec![replica],
+        resolved_bytes: 131_072,
         resolving: Some(ResolveStatus {
             unresolved_bytes: 65536,
         }),
@@ -152,6 +153,7 @@ fn values_are_what_was_read() {
     check("volund_quarantined_bytes 77");
     check("volund_volume_hedged_reads_total{volume=\"db\"} 5");
     check("volund_volume_unresolved_bytes{volume=\"db\"} 65536");
+    check("volund_volume_resolved_bytes{volume=\"db\"} 131072");
     check("volund_volume_intent_regions{volume=\"db\"} 6");
     check("volund_rebuilds_total{volume=\"db\",result=\"success\"} 7");
     check("volund_rebuild_remaining_bytes{volume=\"db\",pool=\"main\"} 1024");

@@ -75,6 +75,8 @@ pub struct ObservedVolume {
     pub injected: BTreeMap<PoolName, Vec<Fault>>,
     /// Bytes that may differ between its copies after a crash (spec R3).
     pub unresolved: Bytes,
+    /// Bytes that might have differed when it was assembled: what the last crash has left.
+    pub resolved: Bytes,
     /// What comparing its copies has shown; none before the first time.
     pub scrub: Option<ScrubStatus>,
 }

@@ -123,6 +123,10 @@ pub struct VolumeStatus {
     /// What is still to be made equal after a crash; none when all is.
     #[serde(default)]
     pub resolving: Option<ResolveStatus>,
+    /// Bytes that might have differed between its copies when the volume was last assembled: what a crash had left to be
+    /// made equal. 0 after a clean stop.
+    #[serde(default)]
+    pub resolved_bytes: u64,
     /// What comparing its copies has shown; none before the first time.
     #[serde(default)]
     pub scrub: Option<ScrubStatus>,

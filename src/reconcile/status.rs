@@ -227,6 +227,7 @@ impl VolumeFacts<'_> {
             client_connected: export.is_some_and(|export| export.in_use),
             replicas,
             resolving: observed.and_then(resolving),
+            resolved_bytes: observed.map_or(0, |volume| volume.resolved.get()),
             scrub: observed.and_then(|volume| volume.scrub.clone()),
             conditions,
         }

@@ -39,6 +39,7 @@ fn volume(name: &str, replicas: Vec<ReplicaStatus>, conditions: Vec<Condition>) 
         export_queues: Some(16),
         client_connected: name == "db",
         replicas,
+        resolved_bytes: 131_072,
         resolving: None,
         scrub: None,
         conditions,

@@ -89,6 +89,7 @@ pub(in crate::reconcile) fn running(pools: &[&str]) -> ObservedVolume {
         replicas: Vec::new(),
         injected: std::collections::BTreeMap::new(),
         unresolved: Bytes(0),
+        resolved: Bytes(0),
         scrub: None,
     }
 }

@@ -137,6 +137,7 @@ fn volume(spec: &VolumeSpec) -> ObservedVolume {
         replicas: Vec::new(),
         injected: std::collections::BTreeMap::new(),
         unresolved: Bytes(0),
+        resolved: Bytes(0),
         scrub: None,
     }
 }
