@@ -7,6 +7,7 @@ mod caught;
 mod client;
 mod history;
 mod inspect;
+mod marks;
 mod rig;
 mod run;
 mod scenario;

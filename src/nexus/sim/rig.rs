@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::io::sim::{Sim, SimDisk, SimHardware, SimLayout, SimNode};
 use crate::io::{BufferPool, Clock, IoError};
-use crate::model::{NodeId, PoolId, PoolName, ReplicaId, VolumeId};
+use crate::model::{GenerationId, NodeId, PoolId, PoolName, ReplicaId, VolumeId};
 use crate::nexus::{
     AssemblyError, Candidate, CreateError, Mutant, Nexus, NexusEnv, NexusSpec, Parts, Policy,
     Presence, Witness, WitnessError, WitnessPosition, WitnessRecord,
@@ -250,6 +250,12 @@ impl Rig {
         let index = |id: ReplicaId| (0..self.disks.len()).find(|i| Self::replica_id(*i) == id);
         let in_sync = members.iter().filter(|member| member.in_sync);
         in_sync.filter_map(|member| index(member.replica)).collect()
+    }
+
+    /// Whether this is the committed generation.
+    pub(in crate::nexus) fn is_committed(&self, generation: GenerationId) -> bool {
+        let record = self.witness.record();
+        record.is_some_and(|record| record.generation_id == generation)
     }
 
     /// The bytes of one disk's data area that a read would return.

@@ -232,6 +232,7 @@ impl Run {
         }
         self.clients.history.note(|| format!("{end:?}"));
         self.check_written();
+        self.check_marks();
     }
 
     /// Assembles from what is said to be here, then from everything, until it works.
