@@ -48,8 +48,11 @@ impl Clients {
         };
         for island in islands {
             for first in island.clone().step_by(16) {
-                let blocks = first..(first + 16).min(island.end);
-                self.perform(nexus, write, blocks).await;
+                let end = (first + 16).min(island.end);
+                let end = end.min(nexus.size() / self.block());
+                if first < end {
+                    self.perform(nexus, write, first..end).await;
+                }
             }
         }
     }
@@ -63,6 +66,10 @@ impl Clients {
     ) {
         for request in requests {
             clock.sleep(request.pause).await;
+            if request.blocks.end * self.block() > nexus.size() {
+                // The volume has not grown that far.
+                continue;
+            }
             self.pending.set(self.pending.get() + 1);
             self.perform(&nexus, request.kind, request.blocks).await;
             self.pending.set(self.pending.get() - 1);

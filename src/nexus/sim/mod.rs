@@ -5,6 +5,7 @@
 
 mod caught;
 mod client;
+mod engine;
 mod history;
 mod inspect;
 mod marks;

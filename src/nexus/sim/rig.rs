@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::engine::Rebuilds;
 use crate::io::sim::{Sim, SimDisk, SimHardware, SimLayout, SimNode};
 use crate::io::{BufferPool, Clock, IoError};
 use crate::model::{GenerationId, NodeId, PoolId, PoolName, ReplicaId, VolumeId};
@@ -39,6 +40,8 @@ struct WitnessState {
     sim: Sim,
     clock: SimNode,
     record: RefCell<Option<WitnessRecord>>,
+    /// The newest record there ever was, also after it was lost.
+    newest: RefCell<Option<WitnessRecord>>,
     down: Cell<bool>,
     commits_fail: Cell<bool>,
     /// One answer in so many is lost although the record was written; zero for none.
@@ -53,6 +56,7 @@ impl SimWitness {
             sim: sim.clone(),
             clock: sim.node(),
             record: RefCell::default(),
+            newest: RefCell::default(),
             down: Cell::new(false),
             commits_fail: Cell::new(false),
             lost_answers: Cell::new(0),
@@ -82,7 +86,15 @@ impl SimWitness {
 
     /// Puts something else in, or loses it.
     pub(in crate::nexus) fn replace(&self, record: Option<WitnessRecord>) {
+        if record.is_some() {
+            self.state.newest.replace(record.clone());
+        }
         self.state.record.replace(record);
+    }
+
+    /// What was committed last, also if the record was lost since.
+    pub(in crate::nexus) fn newest(&self) -> Option<WitnessRecord> {
+        self.state.newest.borrow().clone()
     }
 
     /// The [`Sim::tick`] at which the commit was done that left this replica out; none while it is in.
@@ -93,8 +105,12 @@ impl SimWitness {
     fn note_left(&self, record: &WitnessRecord) {
         let now = self.state.sim.tick();
         let mut left = self.state.left.borrow_mut();
-        for member in record.members.iter().filter(|member| !member.in_sync) {
-            left.entry(member.replica).or_insert(now);
+        for member in &record.members {
+            if member.in_sync {
+                left.remove(&member.replica);
+            } else {
+                left.entry(member.replica).or_insert(now);
+            }
         }
     }
 
@@ -152,6 +168,7 @@ pub(in crate::nexus) struct Rig {
     pub(in crate::nexus) mutant: Option<Mutant>,
     /// Which disks lose everything when the node stops.
     pub(in crate::nexus) volatile: Vec<bool>,
+    pub(in crate::nexus) rebuilds: Rc<Rebuilds>,
 }
 
 impl Rig {
@@ -178,6 +195,7 @@ impl Rig {
             },
             mutant: None,
             volatile: vec![false; members],
+            rebuilds: Rc::default(),
             sim,
         }
     }
@@ -218,6 +236,17 @@ impl Rig {
         (0..self.disks.len()).map(candidate).collect()
     }
 
+    /// One of the disks, opened anew.
+    pub(in crate::nexus) fn candidate(&self, disk: usize) -> Candidate<SimDisk> {
+        let present: Vec<bool> = (0..self.disks.len()).map(|index| index == disk).collect();
+        self.candidates(&present).swap_remove(disk)
+    }
+
+    /// The disk that a replica is on.
+    pub(in crate::nexus) fn disk_of(&self, replica: ReplicaId) -> Option<usize> {
+        (0..self.disks.len()).find(|disk| Self::replica_id(*disk) == replica)
+    }
+
     pub(in crate::nexus) fn all(&self) -> Vec<bool> {
         vec![true; self.disks.len()]
     }
@@ -226,7 +255,17 @@ impl Rig {
         &self,
         node: &SimNode,
     ) -> Result<Nexus<SimEnv>, CreateError> {
-        let candidates = self.candidates(&self.all());
+        self.create_on(node, self.disks.len()).await
+    }
+
+    /// Creates the volume on the first disks only.
+    pub(in crate::nexus) async fn create_on(
+        &self,
+        node: &SimNode,
+        members: usize,
+    ) -> Result<Nexus<SimEnv>, CreateError> {
+        let mut candidates = self.candidates(&self.all());
+        candidates.truncate(members);
         Nexus::create(self.parts(node), self.spec.clone(), candidates).await
     }
 
@@ -245,16 +284,17 @@ impl Rig {
 
     /// The active set of the committed table, as indices of disks.
     pub(in crate::nexus) fn committed(&self) -> Vec<usize> {
-        let record = self.witness.record();
+        let record = self.witness.newest();
         let members = record.map(|record| record.members).unwrap_or_default();
-        let index = |id: ReplicaId| (0..self.disks.len()).find(|i| Self::replica_id(*i) == id);
         let in_sync = members.iter().filter(|member| member.in_sync);
-        in_sync.filter_map(|member| index(member.replica)).collect()
+        in_sync
+            .filter_map(|member| self.disk_of(member.replica))
+            .collect()
     }
 
     /// Whether this is the committed generation.
     pub(in crate::nexus) fn is_committed(&self, generation: GenerationId) -> bool {
-        let record = self.witness.record();
+        let record = self.witness.newest();
         record.is_some_and(|record| record.generation_id == generation)
     }
 

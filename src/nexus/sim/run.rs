@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::caught::caught;
 use super::client::Clients;
+use super::engine;
 use super::rig::{Rig, SimEnv};
 use super::scenario::{Cycle, End, Scenario, Start};
 use crate::io::sim::{Sim, SimFault, SimNode};
@@ -89,7 +90,7 @@ pub(super) struct Run {
 pub(super) fn play(scenario: &Scenario, how: Play) -> Report {
     let mut rig = Rig::new(
         scenario.seed,
-        scenario.members,
+        scenario.disks(),
         scenario.size,
         scenario.block,
     );
@@ -106,7 +107,7 @@ pub(super) fn play(scenario: &Scenario, how: Play) -> Report {
     let run = Run {
         clients: Rc::clone(&clients),
         scenario: Rc::new(scenario.clone()),
-        labels: RefCell::new(vec![(0, 0); scenario.members]),
+        labels: RefCell::new(vec![(0, 0); scenario.disks()]),
         tally: Rc::clone(&tally),
     };
     let ended = caught(|| sim.block_on(run.all()));
@@ -121,7 +122,7 @@ impl Run {
     async fn all(self) {
         let scenario = Rc::clone(&self.scenario);
         let mut node = self.sim().node();
-        let created = self.rig().create(&node).await;
+        let created = self.rig().create_on(&node, scenario.members).await;
         let mut nexus = created.expect("nothing is wrong with the disks yet");
         self.clients.fill(&nexus, &scenario.islands).await;
         for (number, cycle) in scenario.cycles.iter().enumerate() {
@@ -179,6 +180,12 @@ impl Run {
             });
             waiting.push(wait);
         }
+        for tasks in &cycle.tasks {
+            let clients = Rc::clone(&self.clients);
+            let work = engine::work(clients, nexus.clone(), node.clone(), tasks.clone());
+            node.spawn(work);
+        }
+        let before = self.rig().committed();
         self.make_troubles(&cycle.troubles, &clock).await;
         if cycle.patient {
             let deadline = clock.sleep(PATIENCE);
@@ -196,7 +203,7 @@ impl Run {
         } else {
             clock.sleep(cycle.grace).await;
         }
-        self.check_errors(&cycle.troubles, nexus);
+        self.check_errors(cycle, &before, nexus);
     }
 
     async fn end(&self, end: End, node: &SimNode, nexus: Nexus<SimEnv>) {
@@ -242,6 +249,7 @@ impl Run {
             fails: None,
             killed: None,
             power_cut: false,
+            forgets: false,
         };
         let calm = std::iter::repeat_n(&calm, CALM_STARTS);
         for start in cycle.starts.iter().chain(calm) {
@@ -251,13 +259,21 @@ impl Run {
                     ..SimFault::default()
                 });
             }
+            if start.forgets {
+                self.rig().witness.replace(None);
+            }
             let result = self.try_start(node, start).await;
+            if self.rig().witness.record().is_none() {
+                // Somebody finds a backup, unless the labels have been proof enough (spec A5).
+                self.rig().witness.replace(self.rig().witness.newest());
+            }
             self.clients.history.note(|| {
                 let result = result.as_ref().map(|r| r.as_ref().map(Nexus::status));
                 format!("assembled from {:?}: {result:?}", start.present)
             });
             self.heal();
-            let is_whole = start.fails.is_none() && start.present.iter().all(|here| *here);
+            let is_whole =
+                start.fails.is_none() && !start.forgets && start.present.iter().all(|here| *here);
             match result {
                 Some(Ok(nexus)) => return Some(nexus),
                 Some(Err(AssemblyError::Blocked(_))) if !is_whole => {}

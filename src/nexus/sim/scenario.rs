@@ -17,6 +17,8 @@ pub(super) struct Scenario {
     pub(super) seed: u64,
     /// Members of the table at creation: the first disks.
     pub(super) members: usize,
+    /// Further disks, blank at first.
+    pub(super) spares: usize,
     /// A disk that loses everything when the node stops.
     pub(super) volatile: Option<usize>,
     /// Bytes of a logical block.
@@ -34,6 +36,8 @@ pub(super) struct Cycle {
     /// What each client does, one request after the other.
     pub(super) clients: Vec<Vec<Request>>,
     pub(super) troubles: Vec<Trouble>,
+    /// What the engine does meanwhile: lists that are worked off side by side.
+    pub(super) tasks: Vec<Vec<Task>>,
     /// Whether the end waits until every client has its answers; else only for `grace`.
     pub(super) patient: bool,
     pub(super) grace: Duration,
@@ -64,6 +68,30 @@ pub(super) enum Kind {
         unmap: bool,
     },
     Flush,
+}
+
+/// Something that the engine does.
+#[derive(Clone, Debug)]
+pub(super) struct Task {
+    pub(super) pause: Duration,
+    pub(super) job: Job,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Job {
+    /// Brings back and rebuilds what is out of sync, until the end of the cycle.
+    Keep,
+    /// The same, once.
+    BringBack,
+    /// A disk becomes a member.
+    Add(usize),
+    /// A disk is a member no more.
+    Remove(usize),
+    /// To so many bytes.
+    Grow(u64),
+    Scrub {
+        repair_from: Option<usize>,
+    },
 }
 
 /// Something goes wrong for a while.
@@ -123,19 +151,27 @@ pub(super) struct Start {
     pub(super) killed: Option<Duration>,
     /// Whether that is a power cut.
     pub(super) power_cut: bool,
+    /// Whether the witness's record is lost before (spec A5).
+    pub(super) forgets: bool,
 }
 
 impl Scenario {
+    pub(super) fn disks(&self) -> usize {
+        self.members + self.spares
+    }
+
     /// The scenario of a seed.
     pub(super) fn new(seed: u64) -> Self {
         let dice = Dice(Sim::new(seed ^ 0xabcd));
         let members = 1 + dice.index(4);
         let block: u32 = if dice.one_in(4) { 512 } else { 4096 };
+        let spares = if dice.one_in(2) { 0 } else { 1 + dice.index(2) };
         let (size, islands) = dice.volume(u64::from(block));
-        let volatile = (members > 1 && dice.one_in(8)).then(|| dice.index(members));
+        let volatile = (members > 1 && dice.one_in(8)).then(|| dice.index(members + spares));
         let mut scenario = Self {
             seed,
             members,
+            spares,
             volatile,
             block,
             size,
@@ -181,7 +217,9 @@ impl Dice {
     fn volume(&self, block: u64) -> (u64, Vec<Range<u64>>) {
         if self.one_in(2) {
             let blocks = [20, 33, 48][self.index(3)] * 4096 / block;
-            return (blocks * block, std::iter::once(0..blocks).collect());
+            // The volume may grow: the last blocks are not there at first.
+            let size = (blocks - self.below(2) * 8 * 4096 / block) * block;
+            return (size, std::iter::once(0..blocks).collect());
         }
         let regions = self.between(2, 6);
         let odd = [0, 4096, MIB / 2][self.index(3)];
@@ -201,6 +239,14 @@ impl Dice {
             }
             border += self.between(1, 2);
         }
+        if islands
+            .last()
+            .is_some_and(|island| island.end * block < size)
+        {
+            // Behind the end: there once the volume has grown.
+            let first = size / block;
+            islands.push(first..first + 8 * 4096 / block);
+        }
         (size, islands)
     }
 
@@ -217,11 +263,17 @@ impl Dice {
             2..=5 => End::Kill,
             _ => End::PowerCut,
         };
+        let grace = match self.below(8) {
+            0 => 15_000_000,
+            1 | 2 => 300_000,
+            _ => 20_000,
+        };
         Cycle {
             clients,
             troubles: self.troubles(scenario),
+            tasks: self.tasks(scenario),
             patient: end == End::Stop || self.one_in(3),
-            grace: self.micros(20_000),
+            grace: self.micros(grace),
             end,
             starts: self.starts(scenario),
         }
@@ -287,8 +339,30 @@ impl Dice {
         first..(first + self.between(1, 20) * chunk).min(blocks)
     }
 
+    fn tasks(&self, scenario: &Scenario) -> Vec<Vec<Task>> {
+        let mut lists = Vec::new();
+        let task = |job| Task {
+            pause: self.micros(10_000),
+            job,
+        };
+        if self.one_in(2) {
+            lists.push(vec![task(Job::Keep)]);
+        }
+        if self.one_in(2) {
+            let job = |_| match self.below(10) {
+                0..=2 => Job::Add(self.index(scenario.disks())),
+                3 | 4 => Job::Remove(self.index(scenario.disks())),
+                5..=7 => Job::BringBack,
+                8 => Job::Grow(scenario.size + self.below(8) * (MIB / 2)),
+                _ => Job::Scrub { repair_from: None },
+            };
+            lists.push((0..self.between(1, 4)).map(job).map(task).collect());
+        }
+        lists
+    }
+
     fn troubles(&self, scenario: &Scenario) -> Vec<Trouble> {
-        let disk = self.index(scenario.members);
+        let disk = self.index(scenario.disks());
         let what = match self.below(20) {
             0..=8 => return Vec::new(),
             9..=15 => What::Disk(disk, self.ailment()),
@@ -304,7 +378,7 @@ impl Dice {
         };
         let mut troubles = vec![trouble(what)];
         if what == What::Witness || self.one_in(8) {
-            let another = self.index(scenario.members);
+            let another = self.index(scenario.disks());
             troubles.push(trouble(What::Disk(another, self.ailment())));
         }
         troubles
@@ -330,10 +404,11 @@ impl Dice {
             let all_here = !self.one_in(2);
             let here = |_| all_here || self.one_in(2);
             starts.push(Start {
-                present: (0..scenario.members).map(here).collect(),
-                fails: self.one_in(4).then(|| self.index(scenario.members)),
+                present: (0..scenario.disks()).map(here).collect(),
+                fails: self.one_in(4).then(|| self.index(scenario.disks())),
                 killed: self.one_in(4).then(|| self.micros(8000)),
                 power_cut: self.one_in(2),
+                forgets: self.one_in(10),
             });
         }
         starts
@@ -345,8 +420,8 @@ impl fmt::Display for Scenario {
         let Self { seed, members, .. } = self;
         writeln!(
             f,
-            "seed {seed}: {members} members, {} bytes in blocks of {}, volatile {:?}, islands {:?}",
-            self.size, self.block, self.volatile, self.islands
+            "seed {seed}: {members} members, {} spares, {} bytes in blocks of {}, volatile {:?}, islands {:?}",
+            self.spares, self.size, self.block, self.volatile, self.islands
         )?;
         for (number, cycle) in self.cycles.iter().enumerate() {
             let Cycle { patient, grace, .. } = cycle;
@@ -357,6 +432,9 @@ impl fmt::Display for Scenario {
             )?;
             for trouble in &cycle.troubles {
                 writeln!(f, "  {trouble:?}")?;
+            }
+            for list in &cycle.tasks {
+                writeln!(f, "  {list:?}")?;
             }
             for (number, requests) in cycle.clients.iter().enumerate() {
                 writeln!(f, "  client {number}")?;
@@ -387,16 +465,12 @@ mod tests {
             let scenario = Scenario::new(seed);
             let again = Scenario::new(seed);
             assert_eq!(format!("{scenario:?}"), format!("{again:?}"));
-            let blocks = scenario.size / u64::from(scenario.block);
             let in_order = |pair: &[Range<u64>]| pair[0].end <= pair[1].start;
             assert!(scenario.islands.windows(2).all(in_order), "{scenario:?}");
-            assert!(scenario.islands.iter().all(|island| island.end <= blocks));
-            for request in scenario
-                .cycles
-                .iter()
-                .flat_map(|c| c.clients.iter().flatten())
-            {
-                assert!(request.blocks.end <= blocks, "{request:?}");
+            let last = scenario.islands.last().unwrap().end;
+            let cycles = scenario.cycles.iter();
+            for request in cycles.flat_map(|c| c.clients.iter().flatten()) {
+                assert!(request.blocks.end <= last.max(scenario.size), "{request:?}");
                 assert_eq!(request.blocks.is_empty(), request.kind == Kind::Flush);
             }
         }

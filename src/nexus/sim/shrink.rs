@@ -87,6 +87,16 @@ impl<P: Fn(&Scenario) -> Option<String>> Shrinker<P> {
                 |s, part| drop(s.cycles[cycle].troubles.drain(part)),
             );
             self.thin_out(
+                |s| s.cycles[cycle].tasks.len(),
+                |s, part| drop(s.cycles[cycle].tasks.drain(part)),
+            );
+            for list in 0..self.best.cycles[cycle].tasks.len() {
+                self.thin_out(
+                    |s| s.cycles[cycle].tasks[list].len(),
+                    |s, part| drop(s.cycles[cycle].tasks[list].drain(part)),
+                );
+            }
+            self.thin_out(
                 |s| s.cycles[cycle].starts.len(),
                 |s, part| drop(s.cycles[cycle].starts.drain(part)),
             );
@@ -120,7 +130,8 @@ impl Scenario {
             let requests = cycle.clients.iter().flatten();
             let requests: usize = requests.map(|r| request(r.kind)).sum();
             let end = usize::from(cycle.end != End::Kill) + usize::from(cycle.patient);
-            let lists = cycle.troubles.len() + cycle.starts.len() + cycle.clients.len();
+            let tasks = cycle.tasks.iter().flatten().count() + cycle.tasks.len();
+            let lists = tasks + cycle.troubles.len() + cycle.starts.len() + cycle.clients.len();
             20 + 10 * lists + requests + end
         };
         self.cycles.iter().map(cycle).sum::<usize>() + 10 * usize::from(self.volatile.is_some())

@@ -4,7 +4,7 @@ use tokio::sync::oneshot;
 
 use super::rig::{Rig, SimEnv};
 use super::run::Run;
-use super::scenario::{Ailment, Trouble, What};
+use super::scenario::{Ailment, Cycle, Job, Trouble, What};
 use crate::io::sim::{SimFault, SimNode};
 use crate::io::{Clock, Spawn};
 use crate::nexus::Nexus;
@@ -40,14 +40,25 @@ impl Run {
     }
 
     /// While one copy was healthy all the time, and so was the witness, no client may see an error.
-    pub(super) fn check_errors(&self, troubles: &[Trouble], nexus: &Nexus<SimEnv>) {
+    /// `before` was in sync when the clients began.
+    pub(super) fn check_errors(&self, cycle: &Cycle, before: &[usize], nexus: &Nexus<SimEnv>) {
         let rig = self.rig();
         let spares = |trouble: &Trouble, member: usize| match trouble.what {
             What::Disk(hurt, _) => hurt != member,
             What::Everywhere(_) | What::Full | What::Witness => false,
         };
+        let stays = |member: usize| {
+            let mut tasks = cycle.tasks.iter().flatten();
+            !tasks.any(|task| task.job == Job::Remove(member))
+        };
         let mut healthy = rig.committed().into_iter().filter(|member| {
-            !rig.volatile[*member] && troubles.iter().all(|trouble| spares(trouble, *member))
+            !rig.volatile[*member]
+                && before.contains(member)
+                && stays(*member)
+                && cycle
+                    .troubles
+                    .iter()
+                    .all(|trouble| spares(trouble, *member))
         });
         let errors = self.clients.errors.borrow();
         if healthy.next().is_some()
