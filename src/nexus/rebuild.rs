@@ -458,9 +458,12 @@ impl<E: NexusEnv> Inner<E> {
         self.children[job.slot].state() == ChildState::Rebuilding && self.is_here(job)
     }
 
+    /// Whether the slot still has the replica that the rebuild was begun for. A removed member stays in its slot until
+    /// its label is wiped.
     fn is_here(&self, job: &Job<E::Disk>) -> bool {
-        let here = self.children[job.slot].replica();
-        here.is_ok_and(|replica| Rc::ptr_eq(&replica, &job.target))
+        let child = &self.children[job.slot];
+        let is_it = |replica| Rc::ptr_eq(&replica, &job.target);
+        child.is_member() && child.replica().is_ok_and(is_it)
     }
 
     fn target_failure(&self, job: &Job<E::Disk>) -> RebuildError {
