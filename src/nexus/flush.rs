@@ -7,6 +7,7 @@ use super::env::NexusEnv;
 use super::fan_out::{Failure, Operation};
 use super::mutant::Mutant;
 use super::nexus::Inner;
+use super::slots::SlotSet;
 use super::write::Verdict;
 use crate::io::IoError;
 
@@ -18,24 +19,35 @@ impl<E: NexusEnv> Inner<E> {
             return Ok(());
         }
         let number = self.intent.flush_begins();
-        let operation = |slot| (slot, self.flush_child(slot));
-        let operations = self.writers().iter().map(operation).collect();
-        let outcome = self.fan_out(operations).await;
-        // Even when all fail: each of them may have lost something else.
-        for (slot, failure) in outcome.failures(self.writers()) {
-            if let Verdict::Child(reason) = Verdict::of(failure) {
-                self.fault(slot, reason);
+        let mut done = SlotSet::EMPTY;
+        loop {
+            let operation = |slot| (slot, self.flush_child(slot));
+            let asked = self.writers() - done;
+            let operations = asked.iter().map(operation).collect();
+            let outcome = self.fan_out(operations).await;
+            // Even when all fail: each of them may have lost something else.
+            for (slot, failure) in outcome.failures(self.writers()) {
+                if let Verdict::Child(reason) = Verdict::of(failure) {
+                    self.fault(slot, reason);
+                }
             }
+            done = done | outcome.done;
+            self.check_writable()?;
+            if (self.usable() & done).is_empty() {
+                return Err(IoError::EIO);
+            }
+            let acknowledged = self.acknowledge(done).await;
+            // A member whose rebuild began meanwhile holds no range lock up, so it was not asked yet.
+            let joined = self.writers() - done - asked;
+            if acknowledged.is_err() && !joined.is_empty() {
+                continue;
+            }
+            acknowledged?;
+            if self.committed_writers.get().is_within(done) {
+                self.intent.proved(number);
+            }
+            return Ok(());
         }
-        self.check_writable()?;
-        if (self.usable() & outcome.done).is_empty() {
-            return Err(IoError::EIO);
-        }
-        self.acknowledge(outcome.done).await?;
-        if self.committed_writers.get().is_within(outcome.done) {
-            self.intent.proved(number);
-        }
-        Ok(())
     }
 
     /// A flush of one child. Flushes run one at a time; those that wait share the next one.
