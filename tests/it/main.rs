@@ -1,6 +1,7 @@
 //! Integration tests: one binary, one link.
 
 mod check;
+mod copies;
 mod daemon;
 mod daemon_rig;
 mod fuzz_corpora;
