@@ -125,14 +125,14 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let _claim = self.claim_idle(id).await?;
         self.undo_removal(id).await;
-        let gathered = self.gather_patiently(name, id, spec).await;
+        let (gathered, spec) = &self.gather_members(name, id, spec).await;
         let label = gathered.newest_label(id).cloned().ok_or_else(|| {
             EngineError::new(
                 "DataMissing",
                 format!("the replicas of volume \"{name}\" are gone"),
             )
         })?;
-        let replicas = self.bring_replicas(id, spec, &gathered, &label).await;
+        let replicas = self.bring_replicas(id, spec, gathered, &label).await;
         let files = replicas.iter().filter_map(file_of).collect();
         let block_size = if label.lb_size == 512 {
             BlockSize::B512

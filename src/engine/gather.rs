@@ -1,6 +1,6 @@
 //! Finding the replicas of a volume: by the name in their labels, then by the id in them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::engine::Engine;
@@ -44,6 +44,27 @@ impl Gathered {
             .iter()
             .filter_map(|(_, found)| found.label.as_ref())
             .filter(move |label| label.volume == id)
+    }
+
+    /// Whether `pool` has a file of the volume.
+    pub(super) fn is_in(&self, id: VolumeId, pool: &PoolName) -> bool {
+        let mut there = self.active.iter().filter(|(place, _)| place == pool);
+        there.any(|(_, found)| found.label.as_ref().is_some_and(|label| label.volume == id))
+    }
+
+    /// Whether it is clear for each member of the table in which pool it is: by its file, or on record.
+    pub(super) fn knows_every_member(
+        &self,
+        table: &Label,
+        recorded: &BTreeMap<PoolName, ReplicaId>,
+    ) -> bool {
+        let mut members = table.members.iter();
+        members.all(|member| {
+            let mut files = self.labels_of(table.volume);
+            member.state == MemberState::Removed
+                || recorded.values().any(|replica| *replica == member.replica)
+                || files.any(|label| label.replica == member.replica)
+        })
     }
 
     /// The label with the highest generation.
@@ -125,6 +146,29 @@ impl Engine {
             .collect();
         let unknown = memory.len() - members.len();
         Memory { members, unknown }
+    }
+
+    /// Looks for the members of an existing volume: into the listed pools and into those that are on record. Answers
+    /// `spec` with the pools that have one, whatever it lists; a pool that is listed besides gets one later, when the
+    /// volume runs.
+    pub(super) async fn gather_members(
+        &self,
+        name: &VolumeName,
+        id: VolumeId,
+        spec: &VolumeSpec,
+    ) -> (Gathered, VolumeSpec) {
+        let mut spec = spec.clone();
+        let recorded = self.shared.store.volume(id).unwrap_or_default().replicas;
+        let listed: BTreeSet<PoolName> = spec.replicas.iter().cloned().collect();
+        let known = recorded.keys().filter(|pool| !listed.contains(*pool));
+        spec.replicas.extend(known.cloned());
+        let gathered = self.gather_patiently(name, id, &spec).await;
+        let newest = gathered.newest_label(id);
+        if newest.is_some_and(|label| gathered.knows_every_member(label, &recorded)) {
+            let has_one = |pool: &PoolName| recorded.contains_key(pool) || gathered.is_in(id, pool);
+            spec.replicas.retain(has_one);
+        }
+        (gathered, spec)
     }
 
     /// As [`Engine::gather`], but looks again for a while when an in-sync member of the volume is missing (spec A6,
