@@ -35,6 +35,15 @@ pub(super) struct Races {
     ticking: Cell<bool>,
     /// Reads that were sent to another member because the first took too long.
     pub(super) hedged: Cell<u64>,
+    /// Per slot, reads that nobody waits for any more and that are still under way.
+    overdue: [Cell<u32>; SLOTS_MAX],
+}
+
+impl Races {
+    /// Whether a member has not answered a read that another one did: it may hang.
+    pub(super) fn is_overdue(&self, slot: usize) -> bool {
+        self.overdue[slot].get() > 0
+    }
 }
 
 /// One read.
@@ -166,7 +175,7 @@ impl<E: NexusEnv> Race<E> {
     }
 
     /// The end. Who is still at work goes on for nobody, with its buffer, and its member counts it until it is answered:
-    /// a member that hangs is busy, which keeps other reads away from it.
+    /// that keeps other reads away from a member that hangs.
     pub(super) fn end(mut self) {
         for place in &mut self.runners {
             abandon(&self.inner, &self.range, place.take());
@@ -199,8 +208,13 @@ fn abandon<E: NexusEnv>(inner: &Rc<Inner<E>>, range: &Range<u64>, runner: Option
         return;
     };
     let (later, range) = (Rc::clone(inner), range.clone());
+    let overdue = &inner.races.overdue[slot];
+    overdue.set(overdue.get() + 1);
     inner.parts.spawn.spawn(async move {
-        if let Err(failure) = read.await
+        let result = read.await;
+        let overdue = &later.races.overdue[slot];
+        overdue.set(overdue.get() - 1);
+        if let Err(failure) = result
             && !blames_nobody(failure)
         {
             later.read_failed(slot, range, failure.error());

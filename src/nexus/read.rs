@@ -123,16 +123,20 @@ impl<E: NexusEnv> Inner<E> {
         }
     }
 
-    /// Spec R1: a member of the committed active set; healthy before failing, then the least busy one, then sticky by
-    /// place so that sequential reads stay together.
+    /// Spec R1: a member of the committed active set; healthy before failing, answering before silent, then the least
+    /// busy one, then sticky by place so that sequential reads stay together.
     pub(super) fn choose(&self, offset: u64, tried: SlotSet) -> Option<usize> {
-        let count = self.members().len() as u64;
-        let rank = |slot: &usize| {
+        let usable = self.usable();
+        let count = usable.len() as u64;
+        let rank = |(place, slot): &(usize, usize)| {
             let child = &self.children[*slot];
             let failing = matches!(child.state(), ChildState::Failing(_));
-            let turn = ((offset >> STICKY_SHIFT) + *slot as u64) % count;
-            (failing, child.inflight(), turn)
+            let silent = self.races.is_overdue(*slot);
+            let turn = ((offset >> STICKY_SHIFT) + *place as u64) % count;
+            (failing, silent, child.inflight(), turn)
         };
-        (self.usable() - tried).iter().min_by_key(rank)
+        let candidates = usable.iter().enumerate();
+        let candidates = candidates.filter(|(_, slot)| !tried.contains(*slot));
+        candidates.min_by_key(rank).map(|(_, slot)| slot)
     }
 }

@@ -192,7 +192,12 @@ fn a_read_of_a_member_that_hangs_is_answered_by_another_one() {
         assert_eq!(nexus.status().hedged_reads, 1);
         // The abandoned read is still under way, so the member counts as busy, and others are asked first.
         assert_eq!(nexus.inner.children[1].inflight(), 1, "R5, R7");
+        // However busy these are.
         let started = node.now();
+        let signal = &nexus.inner.signal;
+        let _busy: Vec<_> = (0..9)
+            .map(|_| nexus.inner.children[0].hold(signal))
+            .collect();
         for _ in 0..20 {
             assert_eq!(read(&nexus, 0, 4096).await, Ok(vec![7; 4096]));
         }
