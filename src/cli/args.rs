@@ -113,6 +113,19 @@ pub enum Command {
     Plan(PlanArgs),
     /// Show volumes, their replicas and what is wrong with them.
     Status(StatusArgs),
+    /// Explain a volume's state: its labels and members, what happened to it, and what to do next.
+    Why {
+        /// The volume.
+        volume: VolumeName,
+    },
+    /// Compare all replicas of a volume, and repair what a majority decides. Goes on when interrupted.
+    Scrub {
+        /// The volume.
+        volume: VolumeName,
+        /// Believe the replica in this pool wherever nothing else says which one is right.
+        #[arg(long, value_name = "POOL")]
+        repair_from: Option<PoolName>,
+    },
     /// Print the QEMU arguments, or the libvirt XML, that attach a volume to a virtual machine.
     QemuArgs(QemuArgs),
     /// Look for what would keep the daemon from working on this machine.

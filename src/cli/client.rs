@@ -85,6 +85,17 @@ impl Client {
         Ok(serde_json::from_slice(&answer)?)
     }
 
+    /// As [`Client::post`], for what may take hours.
+    pub(super) fn post_patiently<Q: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        question: &Q,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(question)?;
+        let answer = exchange(&self.socket, Method::POST, path, body);
+        Ok(serde_json::from_slice(&self.runtime.block_on(answer)?)?)
+    }
+
     /// Waits between two questions.
     pub(super) fn wait(&self, duration: Duration) {
         self.runtime

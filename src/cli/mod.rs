@@ -15,8 +15,10 @@ mod plan;
 mod qemu_args;
 mod quarantine;
 mod run;
+mod scrub;
 mod status;
 mod table;
+mod why;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -99,6 +101,11 @@ fn dispatch(cli: &Cli) -> Result<Outcome, CliError> {
         Command::Run(args) => run::run(&cli.global, args),
         Command::Plan(args) => plan::run(&cli.global, *args),
         Command::Status(args) => status::run(&cli.global, args),
+        Command::Why { volume } => why::run(&cli.global, volume),
+        Command::Scrub {
+            volume,
+            repair_from,
+        } => scrub::run(&cli.global, volume, repair_from.as_ref()),
         Command::QemuArgs(args) => qemu_args::run(&cli.global, args),
         Command::Doctor => doctor::run(&cli.global),
         Command::Quarantine(command) => quarantine::run(&cli.global, command),

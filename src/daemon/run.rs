@@ -162,6 +162,7 @@ impl Daemon {
             node: self.options.node.clone(),
             config: self.options.config.clone(),
             reload: self.files.clone(),
+            engine: Some(self.engine.clone()),
         };
         if let Ok(address) = tcp.local_addr() {
             tracing::info!(%address, node = %self.options.node, "listening");

@@ -25,6 +25,9 @@ use crate::state::{StateDir, Store};
 /// How long a volume may take to stop when the daemon ends, clients included: less than systemd waits (90 s).
 const STOP_MAX: Duration = Duration::from_secs(60);
 
+/// How many volumes are scrubbed at a time.
+const SCRUBS_MAX: u32 = 1;
+
 /// What an engine is started with.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
@@ -67,6 +70,7 @@ pub(super) struct Shared {
     /// How this node looks after its volumes.
     pub(super) policy: watch::Sender<NodePolicy>,
     pub(super) rebuilds: Permits,
+    pub(super) scrubs: Permits,
     /// Held while a volume's history is added to.
     pub(super) history: tokio::sync::Mutex<()>,
     /// Counts volumes that were placed on a reactor.
@@ -133,6 +137,7 @@ impl Engine {
             changes: Arc::new(watch::Sender::new(0)),
             policy: watch::Sender::default(),
             rebuilds: Permits::new(NodePolicy::default().rebuild_max),
+            scrubs: Permits::new(SCRUBS_MAX),
             history: tokio::sync::Mutex::default(),
             placed: AtomicUsize::new(0),
         };

@@ -5,7 +5,7 @@ use std::error::Error;
 use crate::frontend::ublk::UblkError;
 use crate::frontend::vhost_user::SocketError;
 use crate::model::observed::Problem;
-use crate::nexus::{AssemblyError, CreateError, MemberError, RebuildError};
+use crate::nexus::{AssemblyError, CreateError, MemberError, RebuildError, ScrubError};
 use crate::pool::PoolError;
 use crate::state::StateError;
 
@@ -124,6 +124,17 @@ impl From<MemberError> for EngineError {
             MemberError::Refused(_) => "ReplicaRefused",
             MemberError::Label(_) | MemberError::Flush(_) => "PoolFailed",
             MemberError::Stopped => "Stopping",
+        };
+        Self::of(reason, &error)
+    }
+}
+
+impl From<ScrubError> for EngineError {
+    fn from(error: ScrubError) -> Self {
+        let reason = match &error {
+            ScrubError::Busy => "Busy",
+            ScrubError::Stopped => "Stopping",
+            ScrubError::NotInSync(_) => "NotInSync",
         };
         Self::of(reason, &error)
     }

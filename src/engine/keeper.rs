@@ -18,9 +18,13 @@ use super::engine::{Engine, Shared};
 use super::error::EngineError;
 use super::history::{Happened, difference};
 use super::live::{Live, Nudges, Outlook};
+use super::scrub;
 use crate::model::ReplicaId;
 use crate::model::observed::Problem;
 use crate::nexus::{ChildStatus, Health, NexusStatus};
+
+/// How long a volume whose scheduled scrub ended early is left alone.
+const SCRUB_PAUSE: Duration = Duration::from_secs(600);
 
 /// What the keeper of one volume remembers.
 struct Keeper {
@@ -34,6 +38,10 @@ struct Keeper {
     targets: BTreeMap<ReplicaId, Target>,
     /// The rebuild under way, or waiting for its permit: at most one.
     rebuilds: JoinSet<(ReplicaId, Result<String, EngineError>)>,
+    /// When the next scheduled scrub begins; none while nothing is planned.
+    scrub_at: Option<Duration>,
+    /// The scheduled scrub under way, or waiting for its permit: at most one.
+    scrubs: JoinSet<()>,
 }
 
 /// A member that is out of sync.
@@ -55,6 +63,8 @@ pub(super) fn start(engine: &Engine, live: &Arc<Live>) {
         told: None,
         targets: BTreeMap::new(),
         rebuilds: JoinSet::new(),
+        scrub_at: None,
+        scrubs: JoinSet::new(),
     };
     tokio::spawn(keeper.run());
 }
@@ -77,6 +87,7 @@ impl Keeper {
                 },
                 afresh = self.nudges.next() => self.hurry(afresh),
                 Some(ended) = self.rebuilds.join_next() => self.rebuilt(ended.ok()),
+                Some(_) = self.scrubs.join_next() => self.scrub_at = None,
                 () = timer => {}
             }
         }
@@ -118,7 +129,42 @@ impl Keeper {
             }
         }
         self.publish(&engine, &live);
-        Some(self.next_due())
+        let scrub = self.plan_scrub(&engine, &live);
+        let due = self.next_due().into_iter().chain(scrub).min();
+        Some(due)
+    }
+
+    /// Begins the scheduled scrub if its time has come. Returns how long that is not so.
+    fn plan_scrub(&mut self, engine: &Engine, live: &Arc<Live>) -> Option<Duration> {
+        if !self.scrubs.is_empty() {
+            return None;
+        }
+        let every = live.applied().policy.scrub_every;
+        let (Some(wait), Some(every)) = (engine.scrub_due(live), every) else {
+            self.scrub_at = None;
+            return None;
+        };
+        let now = self.now();
+        let at = *self
+            .scrub_at
+            .get_or_insert_with(|| now + scrub::spread(wait, every));
+        // One that was asked for meanwhile counts.
+        let at = at.max(now + wait);
+        if at > now {
+            return Some(at - now);
+        }
+        let (engine, live) = (engine.clone(), Arc::clone(live));
+        self.scrubs.spawn(async move {
+            let Some(name) = engine.name_of_live(&live) else {
+                return;
+            };
+            if let Err(error) = engine.scrub_volume(&name, None).await {
+                tracing::warn!(volume = %name, %error, "the scheduled scrub ended early");
+                // Not at once again.
+                tokio::time::sleep(SCRUB_PAUSE).await;
+            }
+        });
+        None
     }
 
     /// Opens a member that is not here, if that is due.
@@ -207,6 +253,9 @@ impl Keeper {
 
     /// Something changed that may help: everything is tried at once; `afresh`: also what rests.
     fn hurry(&mut self, afresh: bool) {
+        if afresh {
+            self.scrub_at = None;
+        }
         for target in self.targets.values_mut() {
             if afresh {
                 target.attempts.reset();

@@ -282,7 +282,7 @@ impl Engine {
     }
 
     /// The member whose file is in this pool.
-    async fn member_in(
+    pub(super) async fn member_in(
         &self,
         live: &Live,
         pool: &PoolName,

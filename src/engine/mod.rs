@@ -32,8 +32,10 @@ mod quarantine;
 mod readings;
 mod rename;
 mod resize;
+mod scrub;
 mod shown;
 mod tick;
+mod why;
 
 #[cfg(test)]
 mod tests;

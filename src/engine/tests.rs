@@ -16,6 +16,7 @@ use crate::volume::Request;
 
 mod identity;
 mod members;
+mod why;
 
 /// A node's folders, on a filesystem with direct I/O.
 struct Node {

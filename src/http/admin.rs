@@ -6,7 +6,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 
-use super::{Api, Problem, read};
+use super::{Api, Problem, read, volumes};
 use crate::config::{self, Parsed, SourceFile};
 use crate::model::fault::Fault;
 use crate::model::{PoolName, VolumeName};
@@ -69,6 +69,8 @@ pub(super) fn router(api: Api) -> Router {
         .route("/v1/status", get(read::status))
         .route("/metrics", get(read::metrics))
         .route("/v1/events", get(events))
+        .route("/v1/volumes/{volume}/why", get(volumes::why))
+        .route("/v1/volumes/{volume}/scrub", post(volumes::scrub))
         .route("/v1/plan", get(plan_disk).post(plan_files))
         .route("/v1/reconcile", post(reconcile))
         .route("/v1/approve", post(approve))

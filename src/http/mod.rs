@@ -6,6 +6,7 @@
 mod admin;
 mod page;
 mod read;
+mod volumes;
 
 use std::fs::Permissions;
 use std::io;
@@ -22,6 +23,9 @@ use tokio::sync::{Notify, watch};
 
 pub use admin::{ApproveRequest, InjectRequest, PlanRequest, PurgeRequest, RestoreRequest};
 
+pub use volumes::ScrubBody;
+
+use crate::engine::Engine;
 use crate::metrics::Metrics;
 use crate::model::NodeName;
 use crate::reconcile::Handle;
@@ -39,6 +43,8 @@ pub struct Api {
     pub config: PathBuf,
     /// Told to read the files again and to try everything at once.
     pub reload: Arc<Notify>,
+    /// For questions about single volumes; none when there are no volumes to ask about.
+    pub engine: Option<Engine>,
 }
 
 /// Why a listener could not be set up.

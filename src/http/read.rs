@@ -6,10 +6,10 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 
-use super::{Api, Problem, page};
+use super::{Api, Problem, page, volumes};
 use crate::metrics::CONTENT_TYPE;
 
-/// `/metrics`, `/healthz`, `/readyz`, `/v1/status` and the page.
+/// `/metrics`, `/healthz`, `/readyz`, `/v1/status`, `/v1/volumes/NAME/why` and the page.
 pub(super) fn router(api: Api) -> Router {
     Router::new()
         .route("/", get(show))
@@ -17,6 +17,7 @@ pub(super) fn router(api: Api) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/v1/status", get(status))
+        .route("/v1/volumes/{volume}/why", get(volumes::why))
         .fallback(nothing)
         .with_state(api)
 }

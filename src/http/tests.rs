@@ -51,6 +51,7 @@ async fn served() -> Served {
         node,
         config: folder.path().join("volund.toml"),
         reload: Arc::new(Notify::new()),
+        engine: None,
     };
     let unix = folder.path().join("admin.sock");
     let tcp = listen_tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();

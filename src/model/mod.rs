@@ -7,6 +7,7 @@ pub mod fault;
 pub mod id;
 pub mod observed;
 pub mod policy;
+pub mod scrub;
 pub mod spec;
 pub mod status;
 pub mod time;

@@ -94,6 +94,9 @@ pub enum Relation {
     Behind(u64),
     /// It is a descendant that was attempted and not committed, so many generations after.
     Ahead(u64),
+    /// Its number is so many generations before, but nothing here has the committed history, so that nobody can tell
+    /// whether it is an ancestor.
+    Before(u64),
     /// Neither descends from the other, as far as their last 32 ancestors tell.
     Other,
 }

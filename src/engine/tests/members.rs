@@ -6,20 +6,20 @@ use crate::nexus::Health;
 use crate::pool::Place;
 use crate::state::MemberChange;
 
-async fn open_pools(engine: &Engine, node: &Node, names: &[&str]) {
+pub(super) async fn open_pools(engine: &Engine, node: &Node, names: &[&str]) {
     for name in names {
         let opened = engine.open_pool(&pool(name), &node.pool(name)).await;
         opened.unwrap();
     }
 }
 
-async fn ensure(engine: &Engine, pools: &[&str]) {
+pub(super) async fn ensure(engine: &Engine, pools: &[&str]) {
     let db = volume("db");
     engine.ensure_volume(&db, &spec(pools)).await.unwrap();
 }
 
 /// Waits until the volume's members are in these pools, all in sync.
-async fn in_sync(engine: &Engine, pools: &[&str]) {
+pub(super) async fn in_sync(engine: &Engine, pools: &[&str]) {
     let live = engine.live(&volume("db")).unwrap();
     let mut status = live.status.clone();
     let reached = status.wait_for(|status| {
