@@ -64,19 +64,8 @@ fn reading() -> Reading {
     }
 }
 
-fn status() -> NodeStatus {
-    let pool = PoolStatus {
-        name: "main".parse().unwrap(),
-        id: None,
-        backing: "/var/lib/\"odd\\path\n".to_owned(),
-        state: PoolState::Online,
-        capacity_bytes: 10,
-        allocated_bytes: 1,
-        committed_bytes: 2,
-        available_bytes: 3,
-        conditions: Vec::new(),
-    };
-    let replica = ReplicaStatus {
+fn replica() -> ReplicaStatus {
+    ReplicaStatus {
         allocated_bytes: 1,
         rebuild: Some(RebuildStatus {
             kind: RebuildKind::Partial,
@@ -88,6 +77,20 @@ fn status() -> NodeStatus {
             eta_seconds: None,
         }),
         ..ReplicaStatus::new("main".parse().unwrap(), None, ReplicaState::InSync)
+    }
+}
+
+fn status() -> NodeStatus {
+    let pool = PoolStatus {
+        name: "main".parse().unwrap(),
+        id: None,
+        backing: "/var/lib/\"odd\\path\n".to_owned(),
+        state: PoolState::Online,
+        capacity_bytes: 10,
+        allocated_bytes: 1,
+        committed_bytes: 2,
+        available_bytes: 3,
+        conditions: Vec::new(),
     };
     let ready = Condition {
         kind: "Ready".to_owned(),
@@ -108,7 +111,7 @@ fn status() -> NodeStatus {
         export_socket: None,
         export_queues: None,
         client_connected: true,
-        replicas: vec![replica],
+        replicas: vec![replica()],
         resolved_bytes: 131_072,
         resolving: Some(ResolveStatus {
             unresolved_bytes: 65536,
