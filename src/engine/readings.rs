@@ -66,7 +66,6 @@ fn copies(status: &NexusStatus) -> CopiesReading {
         scrub_repaired: scrubbed.repaired,
         scrub_unrepairable: scrubbed.unrepairable + scrubbed.unreadable,
         replicas: status.children.iter().filter_map(replica).collect(),
-        ..CopiesReading::default()
     }
 }
 

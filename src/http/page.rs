@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::model::status::{Condition, RebuildStatus, Truth};
+use crate::model::status::{Condition, NodeStatus, RebuildStatus, Truth};
 use crate::reconcile::Snapshot;
 use crate::units::Bytes;
 
@@ -30,6 +30,15 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
             escape(error)
         );
     }
+    volumes(&mut page, status);
+    replicas(&mut page, status);
+    pools(&mut page, status);
+    quarantine(&mut page, status);
+    page.push_str("<p><a href=/metrics>metrics</a> <a href=/v1/status>JSON</a></p></html>\n");
+    page
+}
+
+fn volumes(page: &mut String, status: &NodeStatus) {
     page.push_str(
         "<h2>Volumes</h2><table><tr><th>volume<th>state<th>size<th>used<th>export<th>client<th>why",
     );
@@ -50,8 +59,12 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
             reasons(&volume.conditions)
         );
     }
+    page.push_str("</table>");
+}
+
+fn replicas(page: &mut String, status: &NodeStatus) {
     page.push_str(
-        "</table><h2>Replicas</h2><table><tr><th>volume<th>pool<th>state<th>rebuild<th>used<th>why",
+        "<h2>Replicas</h2><table><tr><th>volume<th>pool<th>state<th>rebuild<th>used<th>why",
     );
     for volume in &status.volumes {
         for replica in &volume.replicas {
@@ -68,9 +81,11 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
             );
         }
     }
-    page.push_str(
-        "</table><h2>Pools</h2><table><tr><th>pool<th>state<th>where<th>used<th>size<th>why",
-    );
+    page.push_str("</table>");
+}
+
+fn pools(page: &mut String, status: &NodeStatus) {
+    page.push_str("<h2>Pools</h2><table><tr><th>pool<th>state<th>where<th>used<th>size<th>why");
     for pool in &status.pools {
         let _ = write!(
             page,
@@ -84,6 +99,9 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
         );
     }
     page.push_str("</table>");
+}
+
+fn quarantine(page: &mut String, status: &NodeStatus) {
     if !status.quarantine.is_empty() {
         page.push_str("<h2>Quarantine</h2><table><tr><th>id<th>size");
         for entry in &status.quarantine {
@@ -96,8 +114,6 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
         }
         page.push_str("</table>");
     }
-    page.push_str("<p><a href=/metrics>metrics</a> <a href=/v1/status>JSON</a></p></html>\n");
-    page
 }
 
 /// How far a rebuild is.
