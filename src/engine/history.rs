@@ -179,6 +179,7 @@ mod tests {
             is_member: true,
             wants_attach: false,
             wants_rebuild: false,
+            hung: false,
             corrected_reads: 0,
             errors: crate::replica::ErrorCounts::default(),
             rebuild: None,

@@ -371,6 +371,7 @@ fn replica_status(
         },
         allocated_bytes: child.replica.and_then(allocated).unwrap_or(0),
         rebuild: child.rebuild.as_ref().map(shown::rebuild),
+        hung: child.hung,
         ..ReplicaStatus::new(child.pool.clone()?, child.replica, child.state)
     })
 }

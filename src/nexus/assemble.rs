@@ -76,7 +76,7 @@ impl<E: NexusEnv> Nexus<E> {
         };
         let committed = witness.clone().unwrap_or_else(|| record_of(leader));
         let children = children(&table, (&plan, &labels), opened);
-        let inner = Rc::new(Inner::build(parts, spec, children, table, committed));
+        let inner = Inner::build(parts, spec, children, table, committed).watched();
         if !plan.clean {
             inner.load_unresolved();
         }
@@ -345,6 +345,7 @@ fn spare<D>(opened: Opened<D>) -> ChildStatus {
         is_member: false,
         wants_attach: false,
         wants_rebuild: false,
+        hung: false,
         rebuild: None,
     }
 }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use super::durability::Durability;
 use super::signal::Signal;
 use super::state::{self, ChildEvent, ChildState, FaultReason};
+use super::watch::Watch;
 use crate::io::{BlockDevice, IoError};
 use crate::model::{PoolName, ReplicaId};
 use crate::replica::{ErrorCounts, Replica};
@@ -18,6 +19,10 @@ pub(super) struct Child<D> {
     state: Cell<ChildState>,
     replica: RefCell<Option<Rc<Replica<D>>>>,
     inflight: Cell<u32>,
+    /// Looks after operations that are not answered.
+    pub(super) watch: Rc<Watch>,
+    /// How long the last copy has not answered: looks since it was too long (spec G11, R7).
+    pub(super) hung: Cell<Option<u32>>,
     /// Errors of replicas that were here before.
     errors: Cell<ErrorCounts>,
     leaving: Cell<bool>,
@@ -49,6 +54,8 @@ impl<D: BlockDevice> Child<D> {
             state: Cell::new(ChildState::Vacant),
             replica: RefCell::new(None),
             inflight: Cell::new(0),
+            watch: Rc::default(),
+            hung: Cell::new(None),
             errors: Cell::default(),
             leaving: Cell::new(false),
             durability: Durability::default(),
@@ -186,6 +193,7 @@ impl<D: BlockDevice> Child<D> {
     /// Counts an operation as under way.
     pub(super) fn hold<'a>(&'a self, signal: &'a Signal) -> Hold<'a, D> {
         self.inflight.set(self.inflight.get() + 1);
+        self.watch.begin();
         Hold {
             child: self,
             signal,

@@ -12,6 +12,7 @@ use super::slots::{SLOTS_MAX, SlotSet};
 use super::state::ChildState;
 use super::status::ChildStatus;
 use super::table::record_of;
+use super::watch::Watch;
 use super::witness::{WitnessError, WitnessRecord};
 use crate::io::{Alignment, BlockDevice, Clock, IoError};
 use crate::model::{PoolId, PoolName, ReplicaId};
@@ -125,7 +126,7 @@ impl<E: NexusEnv> Nexus<E> {
             .map_err(CreateError::Witness)?;
         let inner = Inner::build(parts, spec, (children, Vec::new()), table, record);
         Ok(Self {
-            inner: Rc::new(inner),
+            inner: inner.watched(),
         })
     }
 }
@@ -224,6 +225,10 @@ impl<E: NexusEnv> Inner<E> {
         let here = children.iter().filter_map(|child| child.replica().ok());
         let memory = here.map(|replica| replica.alignment().memory).max();
         children.resize_with(SLOTS_MAX, Child::vacant);
+        let watch = Rc::<Watch>::default();
+        for child in &mut children {
+            child.watch = Rc::clone(&watch);
+        }
         let children = children.into_boxed_slice().try_into();
         Self {
             parts,
@@ -260,6 +265,7 @@ impl<E: NexusEnv> Inner<E> {
             repairs: super::repair::Repairs::default(),
             scrubbing: super::scrub::Scrubbing::default(),
             version: Cell::new(1),
+            watch,
             signal: super::signal::Signal::default(),
         }
     }

@@ -82,7 +82,11 @@ impl<E: NexusEnv> Inner<E> {
 
     /// Whether a copy is left without this member. A copy in memory does not count, unless there are no others.
     pub(super) fn can_spare(&self, slot: usize) -> bool {
-        let others = self.usable() - SlotSet::one(slot);
+        self.suffice(self.usable() - SlotSet::one(slot))
+    }
+
+    /// Whether these members are enough to go on without the others (spec G7).
+    pub(super) fn suffice(&self, others: SlotSet) -> bool {
         let counts = |slot: usize| !self.children[slot].is_volatile();
         let all_volatile = !self.active.get().iter().any(counts);
         !others.is_empty() && (all_volatile || others.iter().any(counts))

@@ -47,6 +47,7 @@ mod signal;
 mod slots;
 mod throttle;
 mod vote;
+mod watch;
 
 pub mod mutant;
 pub mod status;

@@ -21,6 +21,7 @@ use super::signal::Signal;
 use super::slots::{SLOTS_MAX, SlotSet};
 use super::state::{ChildEvent, ChildState, FaultReason};
 use super::status::{ChildStatus, NexusStatus};
+use super::watch::Watch;
 use super::witness::WitnessRecord;
 use super::write::Work;
 use crate::io::{Alignment, BlockDevice, Clock, IoBuffer, IoError, Spawn, ZeroOptions};
@@ -83,6 +84,7 @@ pub(super) struct Inner<E: NexusEnv> {
     pub(super) scrubbing: Scrubbing,
     /// Counts what [`Nexus::status`] would show differently.
     pub(super) version: Cell<u64>,
+    pub(super) watch: Rc<Watch>,
     pub(super) signal: Signal,
 }
 

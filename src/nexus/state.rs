@@ -22,6 +22,7 @@
 //! `InSync` and `Failing` children are read and written; `Rebuilding` ones are only written.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::io::IoError;
 
@@ -103,6 +104,8 @@ pub enum FaultReason {
     Truncated,
     /// It answered "try again" until the I/O timeout.
     TimedOut(IoError),
+    /// It did not answer for so long.
+    Hung(Duration),
     /// It was not there when the volume was assembled.
     Absent,
     /// It missed writes before the volume was assembled.
@@ -124,6 +127,9 @@ impl fmt::Display for FaultReason {
             Self::NoSpace => f.write_str("NoSpace: its pool is full"),
             Self::Truncated => f.write_str("Truncated: its file is shorter than its label says"),
             Self::TimedOut(error) => write!(f, "TimedOut: it kept answering \"{error}\""),
+            Self::Hung(time) => {
+                write!(f, "TimedOut: it did not answer for {} s", time.as_secs())
+            }
             Self::Absent => f.write_str("Absent: it was not there when the volume was assembled"),
             Self::Removed => f.write_str("Removed: the configuration no longer has it"),
             Self::Behind => f.write_str("Behind: it missed writes before the volume was assembled"),

@@ -74,7 +74,7 @@ pub enum Health {
     Online,
     /// Requests are served, with fewer copies than the table has.
     Degraded,
-    /// Some requests fail: the last copy fails, or unflushed writes were lost, or another owner has the volume.
+    /// Some requests fail or hang: the last copy fails or does not answer, or unflushed writes were lost, or another owner has the volume.
     Failed,
     /// It does not serve.
     Stopped,
@@ -103,6 +103,9 @@ pub struct ChildStatus {
     pub wants_rebuild: bool,
     /// How far its rebuild is, while there is one.
     pub rebuild: Option<RebuildProgress>,
+    /// Whether it has not answered for longer than the I/O timeout, and no other copy is there to go on with (spec R7):
+    /// requests wait, as on a disk that hangs.
+    pub hung: bool,
 }
 
 impl<E: NexusEnv> Inner<E> {
@@ -116,6 +119,8 @@ impl<E: NexusEnv> Inner<E> {
         let status = |(slot, child)| {
             child_status(child, &self.repairs).map(|status| ChildStatus {
                 rebuild: rebuild(slot),
+                hung: self.children[slot].hung.get().is_some(),
+                reason: self.hung_reason(slot).or(status.reason),
                 ..status
             })
         };
@@ -147,6 +152,7 @@ impl<E: NexusEnv> Inner<E> {
             Mode::LostOwnership => Health::Failed,
             Mode::Serving if self.lost_unflushed.get() => Health::Failed,
             Mode::Serving if self.children.iter().any(failing) => Health::Failed,
+            Mode::Serving if self.nobody_answers() => Health::Failed,
             Mode::Serving if self.is_healthy() => Health::Online,
             Mode::Serving => Health::Degraded,
         }
@@ -186,5 +192,6 @@ fn child_status<D: BlockDevice>(child: &Child<D>, repairs: &Repairs) -> Option<C
         wants_attach: is_out && !here,
         wants_rebuild: here && (is_out || child.state() == ChildState::Rebuilding),
         rebuild: None,
+        hung: false,
     })
 }

@@ -5,6 +5,7 @@ mod basics;
 mod faults;
 mod forced;
 mod grow;
+mod hung;
 mod intent;
 mod last_copy;
 mod members;

@@ -15,7 +15,9 @@ mod errors;
 mod format;
 pub mod label;
 pub mod layout;
+mod marks;
 pub mod page;
+mod pending;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -23,4 +25,5 @@ pub use bitmap::BitmapKind;
 pub use errors::ErrorCounts;
 pub use label::{Access, Ancestors, Flags, Label, LabelError, Member, MemberState};
 pub use page::{Page, PageError};
+pub use pending::PATIENCE;
 pub use replica::{OpenError, Replica};

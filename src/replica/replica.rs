@@ -9,6 +9,7 @@ use super::bitmap::{Bitmap, BitmapKind, Identity};
 use super::errors::{Asked, ErrorCounter, ErrorCounts};
 use super::label::{Access, Label, LabelError};
 use super::layout::{DATA_OFFSET, LABEL_OFFSETS};
+use super::pending::Pending;
 use crate::io::slots::{self, Newest, Slot, SlotPair};
 use crate::io::{Alignment, BlockDevice, BufferPool, IoBuffer, IoError, ZeroOptions};
 
@@ -18,13 +19,15 @@ pub struct Replica<D> {
     pub(super) buffers: BufferPool,
     label: RefCell<Rc<Label>>,
     pub(super) slots: SlotPair,
-    intent: Bitmap,
-    missed: Bitmap,
+    pub(super) intent: Bitmap,
+    pub(super) missed: Bitmap,
     access: Access,
     data_offset: u64,
     data_len: Cell<u64>,
     region_shift: Cell<u32>,
-    errors: ErrorCounter,
+    pub(super) errors: ErrorCounter,
+    /// What the disk was asked and has not answered.
+    pub(super) pending: Pending,
 }
 
 /// Why a replica can't be opened. Nothing was written to it.
@@ -115,6 +118,7 @@ impl<D: BlockDevice> Replica<D> {
             region_shift: Cell::new(label.region_shift),
             label: RefCell::new(Rc::new(label)),
             errors: ErrorCounter::default(),
+            pending: Pending::default(),
             disk,
         })
     }
@@ -122,6 +126,12 @@ impl<D: BlockDevice> Replica<D> {
     /// How often its disk has answered with an error since it was opened.
     pub fn errors(&self) -> ErrorCounts {
         self.errors.counts()
+    }
+
+    /// To be called at regular intervals while the disk is at work. Whether it has not answered something that it was
+    /// asked more than [`super::PATIENCE`] whole intervals ago.
+    pub fn tick(&self) -> bool {
+        self.pending.tick()
     }
 
     /// The label as it is on disk.
@@ -160,6 +170,7 @@ impl<D: BlockDevice> Replica<D> {
             assert!(!shrinks, "volumes never shrink");
             new.fill(slot);
         };
+        let _asked = self.pending.begin();
         let seq = self.slots.replace(&self.disk, &self.buffers, fill).await;
         let seq = self.errors.note(Asked::Label, seq)?;
         new.slot_seq = seq;
@@ -212,7 +223,7 @@ impl<D: BlockDevice> Replica<D> {
         if end > found {
             self.disk.grow(end).await?;
         }
-        self.errors.note(Asked::Flush, self.disk.flush().await)
+        self.disk.flush().await
     }
 
     /// What may be done with the replica (spec L5).
@@ -239,6 +250,7 @@ impl<D: BlockDevice> Replica<D> {
     /// When the range leaves the data area (spec G12).
     pub async fn read(&self, offset: u64, buffer: &IoBuffer) -> Result<(), IoError> {
         let at = self.locate(offset, buffer.len() as u64);
+        let _asked = self.pending.begin();
         self.errors
             .note(Asked::Read, self.disk.read(at, buffer).await)
     }
@@ -253,6 +265,7 @@ impl<D: BlockDevice> Replica<D> {
     pub async fn write(&self, offset: u64, buffer: &IoBuffer, fua: bool) -> Result<(), IoError> {
         self.writable()?;
         let at = self.locate(offset, buffer.len() as u64);
+        let _asked = self.pending.begin();
         let written = self.disk.write(at, buffer, fua).await;
         self.errors.note(Asked::Write, written)
     }
@@ -272,6 +285,7 @@ impl<D: BlockDevice> Replica<D> {
     ) -> Result<(), IoError> {
         self.writable()?;
         let at = self.locate(offset, len);
+        let _asked = self.pending.begin();
         let zeroed = self.disk.write_zeroes(at, len, options).await;
         self.errors.note(Asked::Discard, zeroed)
     }
@@ -281,7 +295,8 @@ impl<D: BlockDevice> Replica<D> {
     /// # Errors
     /// What the disk says. A later success says nothing about the writes before a failure (spec W10).
     pub async fn flush(&self) -> Result<(), IoError> {
-        self.disk.flush().await
+        let _asked = self.pending.begin();
+        self.errors.note(Asked::Flush, self.disk.flush().await)
     }
 
     /// Base-2 logarithm of a region's size.
@@ -299,107 +314,6 @@ impl<D: BlockDevice> Replica<D> {
         offset >> shift..(offset + len).div_ceil(1 << shift)
     }
 
-    /// Whether a region's bit is set in memory.
-    ///
-    /// # Panics
-    /// When there is no such region.
-    pub fn is_set(&self, kind: BitmapKind, region: u64) -> bool {
-        self.bitmap(kind).is_set(region)
-    }
-
-    /// Whether the bits of these regions are all set on disk, durably: then [`Replica::set_durable`] has nothing to do.
-    ///
-    /// # Panics
-    /// When there are no such regions.
-    pub fn is_durable(&self, kind: BitmapKind, regions: Range<u64>) -> bool {
-        self.bitmap(kind).is_durable(regions)
-    }
-
-    /// The runs of regions whose bits are set in memory, in order.
-    pub fn set_regions(&self, kind: BitmapKind) -> Vec<Range<u64>> {
-        self.bitmap(kind).runs()
-    }
-
-    /// How many bits are set in memory.
-    pub fn set_count(&self, kind: BitmapKind) -> u64 {
-        self.bitmap(kind).count()
-    }
-
-    /// Sets the bits of `regions` and returns once they are durable (spec W4, L4). Free when they are already.
-    ///
-    /// # Errors
-    /// What the disk says; `EROFS` when the replica may only be read; [`IoError::Stopped`] when an earlier call was
-    /// dropped half way (spec L7).
-    ///
-    /// # Panics
-    /// When there are no such regions.
-    pub async fn set_durable(&self, kind: BitmapKind, regions: Range<u64>) -> Result<(), IoError> {
-        self.writable()?;
-        let bitmap = self.bitmap(kind);
-        let set = bitmap.set_durable(&self.disk, &self.buffers, regions).await;
-        self.errors.note(Asked::Label, set)
-    }
-
-    /// `missed := missed OR intent`, durable on return (spec F4).
-    ///
-    /// # Errors
-    /// As [`Replica::set_durable`].
-    pub async fn merge_intent_into_missed(&self) -> Result<(), IoError> {
-        self.writable()?;
-        self.missed
-            .merge(&self.disk, &self.buffers, &self.intent)
-            .await
-    }
-
-    /// Clears the bits of `regions` (spec W9, B5). They may come back after a power cut unless a flush follows.
-    ///
-    /// # Errors
-    /// As [`Replica::set_durable`].
-    ///
-    /// # Panics
-    /// When there are no such regions.
-    pub async fn clear(&self, kind: BitmapKind, regions: Range<u64>) -> Result<(), IoError> {
-        self.unset(kind, regions);
-        self.write_back(kind, false).await
-    }
-
-    /// Sets bits in memory only: the next write of their page takes them along.
-    ///
-    /// # Panics
-    /// When there are no such regions.
-    pub fn set(&self, kind: BitmapKind, regions: Range<u64>) {
-        self.bitmap(kind).set(regions);
-    }
-
-    /// Clears bits in memory only, for [`Replica::write_back`] to bring to the disk. From now on they are not durable.
-    ///
-    /// # Panics
-    /// When there are no such regions.
-    pub fn unset(&self, kind: BitmapKind, regions: Range<u64>) {
-        self.bitmap(kind).clear(regions);
-    }
-
-    /// Writes the pages of a bitmap that are not on disk as they are in memory; with `fua` that is durable on return,
-    /// as long as nobody else is writing the same pages.
-    ///
-    /// # Errors
-    /// As [`Replica::set_durable`].
-    pub async fn write_back(&self, kind: BitmapKind, fua: bool) -> Result<(), IoError> {
-        self.writable()?;
-        let bitmap = self.bitmap(kind);
-        bitmap.rewrite(&self.disk, &self.buffers, fua).await
-    }
-
-    /// Rewrites the bitmap pages that were not intact when the replica was opened; they count as all ones. To be called
-    /// once the replica is admitted, since a refused one is never written to (spec A3).
-    ///
-    /// # Errors
-    /// As [`Replica::set_durable`].
-    pub async fn rewrite_bad_pages(&self) -> Result<(), IoError> {
-        self.write_back(BitmapKind::Intent, false).await?;
-        self.write_back(BitmapKind::Missed, false).await
-    }
-
     /// Plants a bug: bitmap pages are written, but not durably.
     #[cfg(any(test, feature = "mutants"))]
     pub(crate) fn forget_durability(&self) {
@@ -412,7 +326,7 @@ impl<D: BlockDevice> Replica<D> {
         &self.disk
     }
 
-    fn bitmap(&self, kind: BitmapKind) -> &Bitmap {
+    pub(super) fn bitmap(&self, kind: BitmapKind) -> &Bitmap {
         match kind {
             BitmapKind::Intent => &self.intent,
             BitmapKind::Missed => &self.missed,
