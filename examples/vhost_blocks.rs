@@ -66,6 +66,7 @@ fn connect(socket: &Path, jobs: usize, buffer: usize) -> Result<Vec<Box<dyn bloc
         | VirtioFeatureFlags::RING_EVENT_IDX.bits()
         | VirtioFeatureFlags::RING_INDIRECT_DESC.bits()
         | VirtioBlkFeatureFlags::FLUSH.bits()
+        | VirtioBlkFeatureFlags::DISCARD.bits()
         | VirtioBlkFeatureFlags::MQ.bits();
     let path = socket.to_str().context("the socket's path is not UTF-8")?;
     let mut transport: Box<VirtioBlkTransport> = Box::new(
@@ -168,6 +169,11 @@ impl blocks::Disk for Queue {
 
     fn flush(&mut self) -> Result<()> {
         self.queue.flush(())?;
+        self.finish()
+    }
+
+    fn discard(&mut self, offset: u64, length: u64) -> Result<()> {
+        self.queue.discard(offset, length, ())?;
         self.finish()
     }
 }

@@ -1,4 +1,5 @@
-//! `xtask blocks run|check PATH --bytes N --seed N [--ops N] [--until FILE] [--jobs N] [--state FILE] [--after-power-cut yes]`:
+//! `xtask blocks run|check|scatter|discard PATH --bytes N --seed N [--ops N] [--per-op BLOCKS] [--until FILE] [--jobs N]
+//! [--state FILE] [--after-power-cut yes]`:
 //! writes self-describing blocks to a device and verifies them. Runs inside guests in place of fio; the example
 //! `vhost_blocks` is the same over vhost-user.
 //!
@@ -15,6 +16,7 @@ mod device;
     reason = "the judge of the example crash_client; this program only tests it"
 )]
 pub(crate) mod history;
+mod scatter;
 
 use std::path::{Path, PathBuf};
 
@@ -36,6 +38,10 @@ pub(crate) trait Disk: Send {
     fn write(&mut self, offset: u64, length: usize) -> Result<()>;
     /// Returns when every write that was acknowledged before is durable.
     fn flush(&mut self) -> Result<()>;
+    /// Gives a range back; it reads as zeroes.
+    fn discard(&mut self, _offset: u64, _length: u64) -> Result<()> {
+        bail!("this disk can't discard")
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -44,6 +50,7 @@ struct Options {
     bytes: u64,
     seed: u64,
     ops: u64,
+    per_op: u64,
     until: Option<PathBuf>,
     jobs: u64,
     state: Option<PathBuf>,
@@ -74,6 +81,8 @@ struct Job {
 enum Work {
     Run,
     Check,
+    Scatter,
+    Discard,
 }
 
 /// On a device or file of this host.
@@ -89,11 +98,13 @@ pub(crate) fn on_disks(
     args: &[String],
     open: impl FnOnce(&Path, usize, usize) -> Result<Vec<Box<dyn Disk>>>,
 ) -> Result<()> {
-    let (verb, rest) = args.split_first().context("blocks run|check PATH ...")?;
+    let (verb, rest) = args.split_first().context("blocks run|check|scatter|discard PATH ...")?;
     let work = match verb.as_str() {
         "run" => Work::Run,
         "check" => Work::Check,
-        other => bail!("blocks knows run and check, not {other:?}"),
+        "scatter" => Work::Scatter,
+        "discard" => Work::Discard,
+        other => bail!("blocks knows run, check, scatter and discard, not {other:?}"),
     };
     let options = Options::parse(rest)?;
     let disks = open(
@@ -102,7 +113,7 @@ pub(crate) fn on_disks(
         index(BLOCKS_MAX_PER_OP) * BLOCK,
     )?;
     let (models, failed) = in_threads(&options, disks, work)?;
-    if let (Work::Run, Some(path)) = (work, &options.state) {
+    if let (Work::Run | Work::Scatter | Work::Discard, Some(path)) = (work, &options.state) {
         std::fs::write(path, serde_json::to_vec(&models)?)?;
     }
     failed.map_or(Ok(()), Err)
@@ -116,6 +127,9 @@ fn in_threads(
 ) -> Result<(Vec<Model>, Option<anyhow::Error>)> {
     let known: Option<Vec<Model>> = match (&options.state, work) {
         (Some(path), Work::Check) => Some(serde_json::from_slice(&std::fs::read(path)?)?),
+        (Some(path), Work::Scatter) if path.exists() => {
+            Some(serde_json::from_slice(&std::fs::read(path)?)?)
+        }
         _ => None,
     };
     let mut threads = Vec::new();
@@ -127,6 +141,8 @@ fn in_threads(
             let done = match work {
                 Work::Run => job.run(&options),
                 Work::Check => job.check(&options),
+                Work::Scatter => job.scatter(&options),
+                Work::Discard => job.discard(),
             };
             (job.model, done.err())
         }));
@@ -293,6 +309,7 @@ impl Options {
             bytes: 0,
             seed: 0,
             ops: 0,
+            per_op: 16,
             until: None,
             jobs: 1,
             state: None,
@@ -307,6 +324,7 @@ impl Options {
                 "--bytes" => options.bytes = bytes(value)?,
                 "--seed" => options.seed = value.parse()?,
                 "--ops" => options.ops = value.parse()?,
+                "--per-op" => options.per_op = value.parse()?,
                 "--until" => options.until = Some(PathBuf::from(value)),
                 "--jobs" => options.jobs = value.parse()?,
                 "--state" => options.state = Some(PathBuf::from(value)),
@@ -318,6 +336,10 @@ impl Options {
         ensure!(
             options.bytes >= options.jobs * BLOCK as u64,
             "--bytes must give each job a block"
+        );
+        ensure!(
+            (1..=BLOCKS_MAX_PER_OP).contains(&options.per_op),
+            "--per-op is 1 to {BLOCKS_MAX_PER_OP}"
         );
         Ok(options)
     }
