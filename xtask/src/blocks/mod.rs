@@ -98,7 +98,9 @@ pub(crate) fn on_disks(
     args: &[String],
     open: impl FnOnce(&Path, usize, usize) -> Result<Vec<Box<dyn Disk>>>,
 ) -> Result<()> {
-    let (verb, rest) = args.split_first().context("blocks run|check|scatter|discard PATH ...")?;
+    let (verb, rest) = args
+        .split_first()
+        .context("blocks run|check|scatter|discard PATH ...")?;
     let work = match verb.as_str() {
         "run" => Work::Run,
         "check" => Work::Check,

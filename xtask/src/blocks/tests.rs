@@ -65,6 +65,25 @@ fn a_run_verifies_again_later_and_a_changed_bit_is_found() {
 }
 
 #[test]
+fn scattered_writes_add_up_and_are_verified() {
+    let folder = Folder::new("scatter");
+    let scatter = |more: &str| folder.blocks("scatter", &format!("--state STATE {more}"));
+    assert_eq!(scatter("--ops 5"), "fine");
+    assert_eq!(scatter("--ops 5 --per-op 1"), "fine");
+    assert_eq!(scatter("--ops 0"), "fine");
+    let models: Vec<Model> =
+        serde_json::from_slice(&std::fs::read(folder.0.join("state")).unwrap()).unwrap();
+    let writes: u64 = models.iter().flat_map(|model| &model.acked).sum();
+    assert_eq!(writes, 2 * (5 * 16 + 5));
+    assert!(models[0].acked.contains(&0), "it stays thin");
+    let written = models[0].acked.iter().position(|version| *version > 0);
+    let at = written.unwrap() as u64 * 4096;
+    folder.disk().write_all_at(&[0; 4096], at).unwrap();
+    assert!(scatter("--ops 0").contains("holds version 0"));
+    assert!(folder.blocks("scatter", "--per-op 33").contains("--per-op"));
+}
+
+#[test]
 fn after_a_power_cut_a_flushed_version_must_be_there() {
     let folder = Folder::new("cut");
     assert_eq!(folder.blocks("run", "--ops 50 --state STATE"), "fine");

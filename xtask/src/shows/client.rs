@@ -66,6 +66,29 @@ impl Load {
         Ok(())
     }
 
+    /// The same on so much of the volume, by one job.
+    pub(super) fn on(self, mebibytes: u64) -> Load {
+        Load {
+            mebibytes,
+            jobs: 1,
+            ..self
+        }
+    }
+
+    /// Writes `ops` times `blocks` blocks of 4 KiB at random places, each time at others, and verifies all of them.
+    pub(super) fn scatter(&self, ops: u64, blocks: u64) -> Result<()> {
+        let mut command = self.command("scatter");
+        command.arg("--ops").arg(ops.to_string());
+        shell::capture(command.arg("--per-op").arg(blocks.to_string()))?;
+        Ok(())
+    }
+
+    /// Discards all of it.
+    pub(super) fn discard(&self) -> Result<()> {
+        shell::capture(&mut self.command("discard"))?;
+        Ok(())
+    }
+
     /// Verifies what the last run wrote.
     pub(super) fn check(&self) -> Result<()> {
         shell::capture(&mut self.command("check"))?;

@@ -30,9 +30,13 @@ pub(super) struct LoopPool {
 
 impl LoopPool {
     pub(super) fn new(filesystem: Filesystem) -> Result<LoopPool> {
+        LoopPool::sized(filesystem, IMAGE_BYTES)
+    }
+
+    pub(super) fn sized(filesystem: Filesystem, bytes: u64) -> Result<LoopPool> {
         let folder = TempDir::below(&shell::root().join("target"), "pool")?;
         let image = folder.path().join("image");
-        fs::File::create(&image)?.set_len(IMAGE_BYTES)?;
+        fs::File::create(&image)?.set_len(bytes)?;
         LoopPool::on(folder, image, filesystem, None)
     }
 

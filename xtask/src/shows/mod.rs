@@ -7,10 +7,14 @@ mod crash;
 mod disk_loss;
 mod idle;
 mod loop_pool;
+mod partial_rebuild;
 mod pool_failure;
 mod power_cut;
 mod prometheus;
+mod rebuilds;
+mod shrink_grow;
 mod text;
+mod thick_thin;
 
 use anyhow::{Context, Result, bail};
 
@@ -28,7 +32,7 @@ pub(crate) struct Show {
     round: fn(seed: u64) -> Result<String>,
 }
 
-pub(crate) const SHOWS: [Show; 14] = [
+pub(crate) const SHOWS: [Show; 17] = [
     Show {
         name: "demo",
         about: "the main job, as a newcomer sees it",
@@ -119,6 +123,27 @@ pub(crate) const SHOWS: [Show; 14] = [
         rounds_in_test: 2,
         rounds_in_soak: 20,
         round: crash::power_cuts::round,
+    },
+    Show {
+        name: "partial-rebuild",
+        about: "a replica away for 10 s, over a kill -9, gets what it missed and no more",
+        rounds_in_test: 1,
+        rounds_in_soak: 3,
+        round: partial_rebuild::round,
+    },
+    Show {
+        name: "shrink-grow",
+        about: "a replica goes stale, comes back, is taken out, written behind, and listed again",
+        rounds_in_test: 1,
+        rounds_in_soak: 2,
+        round: shrink_grow::round,
+    },
+    Show {
+        name: "thick-thin",
+        about: "a thick volume keeps its room on a full pool; a rebuilt thin one stays thin",
+        rounds_in_test: 1,
+        rounds_in_soak: 2,
+        round: thick_thin::round,
     },
     Show {
         name: "idle",
