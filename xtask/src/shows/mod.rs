@@ -5,6 +5,7 @@ mod client;
 mod config_edits;
 mod crash;
 mod disk_loss;
+mod hung_disk;
 mod idle;
 mod loop_pool;
 mod partial_rebuild;
@@ -32,7 +33,7 @@ pub(crate) struct Show {
     round: fn(seed: u64) -> Result<String>,
 }
 
-pub(crate) const SHOWS: [Show; 17] = [
+pub(crate) const SHOWS: [Show; 19] = [
     Show {
         name: "demo",
         about: "the main job, as a newcomer sees it",
@@ -67,6 +68,20 @@ pub(crate) const SHOWS: [Show; 17] = [
         rounds_in_test: 1,
         rounds_in_soak: 1,
         round: |_| guest::run(&["ublk".to_owned()]).map(|()| String::new()),
+    },
+    Show {
+        name: "guest-late-effects",
+        about: "disks that are held, slowed and broken under the daemon in guests on both kernels: nothing lands late",
+        rounds_in_test: 1,
+        rounds_in_soak: 1,
+        round: |_| guest::run(&["late-effects".to_owned()]).map(|()| String::new()),
+    },
+    Show {
+        name: "hung-disk",
+        about: "a replica that hangs: its mirror goes on, nothing lands late, nobody else takes 100 ms",
+        rounds_in_test: 2,
+        rounds_in_soak: 10,
+        round: hung_disk::round,
     },
     Show {
         name: "pool-failure",
