@@ -31,4 +31,4 @@ pub use file::FileDevice;
 pub use inject::{Faults, Injected};
 pub use memory::MemoryDevice;
 pub use reactor::{Local, ReactorHandle};
-pub use ring::Readable;
+pub use ring::{Bell, Readable};

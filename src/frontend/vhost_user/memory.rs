@@ -354,9 +354,11 @@ impl Entry {
 
     /// Whether the range is in force and contains `address`.
     fn covers(&self, address: usize) -> bool {
-        // `end` is published last and withdrawn first, so that a seen end comes with its own start.
+        // `end` is published last and withdrawn first. A start that was read between two looks at the same end belongs to
+        // it: otherwise the entry may have been given to another range meanwhile.
         let end = self.end.load(Ordering::Acquire);
-        address < end && self.start.load(Ordering::Relaxed) <= address
+        let start = self.start.load(Ordering::Acquire);
+        start <= address && address < end && self.end.load(Ordering::Acquire) == end
     }
 }
 

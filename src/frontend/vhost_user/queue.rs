@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Poll, Waker};
 
 use super::chain::Chain;
-use super::event::Event;
+use super::event::{Caller, Event};
 use super::memory::MemoryTable;
 use super::request::{Command, ID_LEN, Refusal, Request, Status, ZeroRange, decode};
 use super::ring::{Ring, RingError};
@@ -35,7 +35,7 @@ pub(super) struct Queue<D> {
     ring: RefCell<Ring>,
     /// Scratch space for the chain being decoded.
     chain: RefCell<Chain>,
-    call: RefCell<Option<Event>>,
+    call: RefCell<Option<Caller>>,
     /// Cleared once, when the queue stops taking requests.
     running: Cell<bool>,
     /// Whether requests were left in the ring because enough are in flight; the driver does not kick for them again.
@@ -63,7 +63,7 @@ pub(super) struct QueueParts<D> {
     /// Whether writes must be durable before they are answered, because the driver can't flush.
     pub(super) write_through: bool,
     /// Where the front end wants to hear of a broken ring.
-    pub(super) error: Option<Event>,
+    pub(super) error: Option<Caller>,
 }
 
 impl<D: BlockDevice> Queue<D> {
@@ -80,7 +80,7 @@ impl<D: BlockDevice> Queue<D> {
             memory: RefCell::new(memory),
             ring: RefCell::new(ring),
             chain: RefCell::default(),
-            call: RefCell::new(call),
+            call: RefCell::new(call.map(Event::into_caller)),
             running: Cell::new(true),
             full: Cell::new(false),
             in_flight: Cell::new(0),
@@ -124,6 +124,7 @@ impl<D: BlockDevice> Queue<D> {
 
     /// Uses another eventfd for calls, at once: what the old one was to say is said again.
     pub(super) fn set_call(&self, call: Option<Event>) {
+        let call = call.map(Event::into_caller);
         if let Some(call) = &call {
             call.signal();
         }

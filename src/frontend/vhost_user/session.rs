@@ -150,7 +150,7 @@ impl<D: BlockDevice> Session<D> {
             serial: serial(self.volume.name(), self.volume.id()),
             depth: u32::from(self.depth),
             write_through: !has(feature::FLUSH),
-            error: setup.error,
+            error: setup.error.map(Event::into_caller),
         };
         let memory = Rc::clone(&self.memory);
         let queue = Queue::start(parts, memory, ring, setup.kick, setup.call);
