@@ -9,7 +9,7 @@ use super::fan_out::{Failure, Operation};
 use super::mutant::Mutant;
 use super::nexus::{Inner, Mode, nap};
 use super::slots::SlotSet;
-use super::state::{ChildEvent, ChildState};
+use super::state::{ChildEvent, ChildState, FaultReason};
 use super::witness::{Witness, WitnessError, WitnessMember, WitnessRecord};
 use crate::io::Clock;
 use crate::model::GenerationId;
@@ -144,6 +144,11 @@ impl<E: NexusEnv> Inner<E> {
                 // The table that it joined by was never committed: it left long ago.
                 MemberState::Rebuilding => member.state = MemberState::Stale,
                 MemberState::Stale | MemberState::Blank | MemberState::Removed => {}
+            }
+            // What was cut off reads as zeroes when the file has its length back: no record says so, and all of it has to
+            // be copied (spec section 5, `Truncated`).
+            if self.children[slot].state().reason() == Some(FaultReason::Truncated) {
+                table.members[slot].insync_id = GenerationId::nil();
             }
         }
         for member in &mut table.members {

@@ -462,3 +462,18 @@ fn a_target_that_fills_up_says_so() {
         assert_eq!(read, Ok::<_, IoError>(vec![0; 4096]));
     });
 }
+
+#[test]
+fn a_member_that_was_truncated_is_copied_in_full() {
+    on_disks(31, (2, 2), async |rig, _, nexus| {
+        nexus.write(MIB, &filled(4096, 1), true).await.unwrap();
+        nexus.report_size(Rig::replica_id(1), MIB);
+        let is_out = || nexus.status().children[1].wants_attach;
+        nexus.inner.signal.until(is_out).await;
+        // It has its length back, and nobody knows what is in it.
+        bring_back(&rig, &nexus, 1).await;
+        let (kind, copied) = rebuild(&nexus, 1).await;
+        assert_eq!((kind, copied), (RebuildKind::Full, SIZE), "section 5");
+        assert_equal(&rig, &[0, 1]);
+    });
+}
