@@ -11,6 +11,7 @@ impl VolumeFacts<'_> {
         let statements = [
             self.degraded(),
             self.rebuilding(),
+            self.given_up(),
             self.hung(),
             self.scrub_mismatch(),
             self.lost_unflushed(),
@@ -74,6 +75,12 @@ impl VolumeFacts<'_> {
         })
     }
 
+    fn given_up(&self) -> Option<Statement> {
+        let problem = self.observed?.given_up.as_ref()?;
+        let (reason, message) = (&problem.reason, &problem.message);
+        Some(statement("RebuildGivenUp", Truth::True, reason, message))
+    }
+
     fn hung(&self) -> Option<Statement> {
         let volume = self.observed?;
         let hung: Vec<&PoolName> = volume
@@ -123,5 +130,113 @@ impl VolumeFacts<'_> {
                 &problem.message,
             )
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::observed::{ObservedVolume, Problem};
+    use crate::model::status::{RebuildStatus, ScrubStatus};
+    use crate::reconcile::plan::fixture::{in_sync, running, volume_name};
+    use crate::reconcile::state::VolumeState;
+
+    /// Kind, reason and message of what is said about a volume's copies besides the routine.
+    fn said(volume: &ObservedVolume) -> Vec<(&'static str, String, String)> {
+        let facts = VolumeFacts {
+            name: &volume_name("db"),
+            wanted: None,
+            observed: Some(volume),
+            plan: None,
+            state: VolumeState::Attached,
+            failure: None,
+            failures: 0,
+        };
+        let statements = facts.about_copies().into_iter();
+        let statements = statements.filter(|statement| statement.status == Truth::True);
+        statements
+            .map(|statement| (statement.kind, statement.reason, statement.message))
+            .collect()
+    }
+
+    fn mirror() -> ObservedVolume {
+        let mut volume = running(&["a", "b"]);
+        volume.replicas = ["a", "b"].map(in_sync).to_vec();
+        volume
+    }
+
+    #[test]
+    fn a_mirror_that_is_well_has_nothing_to_say() {
+        assert_eq!(said(&mirror()), []);
+    }
+
+    #[test]
+    fn a_rebuild_is_said_with_its_reason_besides_being_degraded() {
+        let mut volume = mirror();
+        volume.replicas[1].state = ReplicaState::Rebuilding;
+        volume.replicas[1].rebuild = Some(RebuildStatus {
+            kind: RebuildKind::Full,
+            reason: "it is new".to_owned(),
+            total_bytes: 2,
+            remaining_bytes: 1,
+            copied_bytes: 1,
+            bytes_per_second: 1,
+            eta_seconds: Some(1),
+        });
+        let said = said(&volume);
+        assert_eq!(
+            (said[0].0, said[0].1.as_str()),
+            ("Degraded", "ReplicaRebuilding")
+        );
+        let expected = "all is copied to pool \"b\" (it is new)";
+        assert_eq!((said[1].0, said[1].2.as_str()), ("Rebuilding", expected));
+    }
+
+    #[test]
+    fn trouble_with_copies_has_a_condition_each() {
+        let mut volume = mirror();
+        volume.replicas[0].hung = true;
+        volume.given_up = Some(Problem {
+            reason: "RebuildGivenUp".to_owned(),
+            message: "eight times".to_owned(),
+        });
+        volume.problem = Some(Problem {
+            reason: "LostUnflushed".to_owned(),
+            message: "gone".to_owned(),
+        });
+        volume.scrub = Some(ScrubStatus {
+            mismatches: 3,
+            repaired: 2,
+            unrepairable: 1,
+            ..ScrubStatus::default()
+        });
+        let said = said(&volume);
+        let kinds: Vec<_> = said
+            .iter()
+            .map(|(kind, reason, _)| (*kind, reason.as_str()))
+            .collect();
+        let expected = [
+            ("RebuildGivenUp", "RebuildGivenUp"),
+            ("ChildHung", "NoAnswer"),
+            ("ScrubMismatch", "CopiesDiffer"),
+            ("LostUnflushed", "LostUnflushed"),
+        ];
+        assert_eq!(kinds, expected);
+        assert!(
+            said[1].2.contains("more than 10s from the copy in a"),
+            "{}",
+            said[1].2
+        );
+    }
+
+    #[test]
+    fn differences_that_a_scrub_repaired_are_no_condition() {
+        let mut volume = mirror();
+        volume.scrub = Some(ScrubStatus {
+            mismatches: 3,
+            repaired: 3,
+            ..ScrubStatus::default()
+        });
+        assert_eq!(said(&volume), []);
     }
 }
