@@ -13,6 +13,7 @@ mod pool_failure;
 mod power_cut;
 mod prometheus;
 mod rebuilds;
+mod scrub;
 mod shrink_grow;
 mod text;
 mod thick_thin;
@@ -33,7 +34,7 @@ pub(crate) struct Show {
     round: fn(seed: u64) -> Result<String>,
 }
 
-pub(crate) const SHOWS: [Show; 19] = [
+pub(crate) const SHOWS: [Show; 20] = [
     Show {
         name: "demo",
         about: "the main job, as a newcomer sees it",
@@ -89,6 +90,13 @@ pub(crate) const SHOWS: [Show; 19] = [
         rounds_in_test: 10,
         rounds_in_soak: 20,
         round: pool_failure::round,
+    },
+    Show {
+        name: "scrub",
+        about: "flipped bytes: repaired with three replicas, only reported with two",
+        rounds_in_test: 3,
+        rounds_in_soak: 20,
+        round: scrub::round,
     },
     Show {
         name: "config-edits",
