@@ -416,7 +416,7 @@ async fn start(
     // A test build with a bug, `VOLUND_MUTANT=FlushNoop`, so that tests with real parts can show that they notice.
     #[cfg(feature = "mutants")]
     let parts = parts.with_mutant(std::env::var("VOLUND_MUTANT").ok().and_then(|wanted| {
-        let mut all = crate::nexus::Mutant::ALL.into_iter();
+        let mut all = crate::nexus::Mutant::all();
         all.find(|mutant| format!("{mutant:?}") == wanted)
     }));
     let thick = spec.thick;

@@ -184,7 +184,7 @@ fn decide<E: NexusEnv>(
         })
         .collect();
     let all: Vec<&Label> = labels.iter().map(Rc::as_ref).collect();
-    let planted = Mutant::ALL.into_iter().find(|m| parts.breaks(*m));
+    let planted = Mutant::all().find(|m| parts.breaks(*m));
     let plan = plan(witness, &all, planted).or_else(|mut blocked| {
         name_missing(&mut blocked, witness, opened);
         match spec.force_start {

@@ -43,18 +43,41 @@ pub enum Mutant {
     IntentNotMerged,
     /// W4: resolving writes without setting intent bits.
     ResolveWithoutIntent,
+    /// B4: a rebuild copies without the range lock.
+    CopyWithoutLock,
+    /// B7: a rebuild ends without a flush of its target.
+    NoFlushAfterCopy,
+    /// B3: a partial rebuild copies what the others know that the target lacks, and not what the target itself says.
+    OwnBitsForgotten,
+    /// E6: a disk that comes back without its cache is the same one. In production it is the kernel that gives an open
+    /// file no second life; what is switched off is the simulated disk's memory of it.
+    NoIncarnation,
 }
 
 impl Mutant {
-    /// All of them.
-    pub const ALL: [Self; 14] = [
-        Self::NoWriteLock,
+    /// Those that spec section 13 names.
+    pub const SPECIFIED: [Self; 16] = [
         Self::NoReadLock,
+        Self::NoWriteLock,
+        Self::NoIntent,
         Self::NoResolve,
-        Self::ResolveWithoutWriting,
         Self::AckBeforeCommit,
-        Self::AckAgainstRam,
+        Self::CopyWithoutLock,
+        Self::NoFlushAfterCopy,
+        Self::IntentClearedUnflushed,
         Self::WitnessIgnored,
+        Self::OwnBitsForgotten,
+        Self::AckAgainstRam,
+        Self::NoIncarnation,
+        Self::IntentNotDurable,
+        Self::IntentNotMerged,
+        Self::OwnRegionsForgotten,
+        Self::ResolveWithoutIntent,
+    ];
+
+    /// Further ones.
+    pub const OTHERS: [Self; 8] = [
+        Self::ResolveWithoutWriting,
         Self::FlushNoop,
         Self::FlushRetried,
         Self::UncleanIgnored,
@@ -63,4 +86,9 @@ impl Mutant {
         Self::NoPrivateCopy,
         Self::FailedWriteForgotten,
     ];
+
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::SPECIFIED.into_iter().chain(Self::OTHERS)
+    }
 }

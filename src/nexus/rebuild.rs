@@ -13,6 +13,7 @@ use super::chunk_set::ChunkSet;
 use super::env::NexusEnv;
 use super::fan_out::{Failure, Operation, either};
 use super::member::{MemberError, catch_up};
+use super::mutant::Mutant;
 use super::nexus::{Inner, Mode, Nexus, nap};
 use super::rebuild_plan::{CopyPlan, RebuildKind, plan};
 use super::state::{ChildEvent, ChildState, FaultReason};
@@ -280,6 +281,8 @@ impl<E: NexusEnv> Inner<E> {
         let all = 0..target.label().regions();
         let listed = if kind == RebuildKind::Full {
             target.set_durable(BitmapKind::Missed, all.clone()).await
+        } else if self.parts.breaks(Mutant::OwnBitsForgotten) {
+            target.clear(BitmapKind::Missed, all.clone()).await
         } else {
             target.merge_intent_into_missed().await
         };

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::env::NexusEnv;
 use super::fan_out::{Failure, either};
+use super::mutant::Mutant;
 use super::nexus::{Inner, Mode};
 use super::range_lock::Ticket;
 use super::rebuild::{Job, RebuildError};
@@ -141,7 +142,8 @@ impl<E: NexusEnv> Inner<E> {
         job: &Rc<Job<E::Disk>>,
         run: Range<u64>,
     ) -> Result<(), RebuildError> {
-        let _lock = self.lock_resolved(&run).await?;
+        let lock = self.lock_resolved(&run).await?;
+        let _lock = (!self.parts.breaks(Mutant::CopyWithoutLock)).then_some(lock);
         self.check_copying(job)?;
         let len = usize::try_from(run.end - run.start).expect("a run is 1 MiB at most");
         let data = match self.read_any(run.start, len).await {
@@ -235,7 +237,9 @@ impl<E: NexusEnv> Inner<E> {
             return Ok(());
         }
         // Submitted only now: what was finished later is not believed.
-        self.on_target(job, self.flush_child(job.slot)).await?;
+        if !self.parts.breaks(Mutant::NoFlushAfterCopy) {
+            self.on_target(job, self.flush_child(job.slot)).await?;
+        }
         let target = Rc::clone(&job.target);
         self.on_target(job, async move {
             for run in finished {

@@ -71,6 +71,8 @@ struct State {
     session: Cell<u64>,
     /// Sessions up to this one lost their device.
     unplugged: Cell<u64>,
+    /// A planted bug: sessions outlive it.
+    forgives: Cell<bool>,
     media: RefCell<Media>,
     inflight: RefCell<BTreeMap<u64, Option<Store>>>,
     last_data_write: Cell<u64>,
@@ -105,6 +107,7 @@ impl SimHardware {
             fault: Cell::default(),
             session: Cell::new(0),
             unplugged: Cell::new(0),
+            forgives: Cell::new(false),
             media: RefCell::default(),
             inflight: RefCell::default(),
             last_data_write: Cell::new(0),
@@ -160,6 +163,11 @@ impl SimHardware {
     pub fn unplug(&self) {
         self.state.unplugged.set(self.state.session.get());
         self.power_loss();
+    }
+
+    /// Plants a bug: a session goes on after the device came back without its cache (spec E6).
+    pub fn forgive_unplugging(&self) {
+        self.state.forgives.set(true);
     }
 
     /// Whether the newest session was unplugged.
@@ -267,7 +275,8 @@ impl State {
             self.tasks.sleep(Duration::from_millis(20)).await;
         }
         let fault = self.fault.get();
-        let result = if fault.lost || session <= self.unplugged.get() {
+        let is_gone = session <= self.unplugged.get() && !self.forgives.get();
+        let result = if fault.lost || is_gone {
             Err(IoError::Os(libc::ENODEV))
         } else if chance(&self.sim, fault.transient_errors) {
             Err(IoError::Os(libc::EAGAIN))

@@ -7,7 +7,7 @@ use super::rig::{Rig, SimEnv};
 use super::run::Run;
 use crate::io::{BlockDevice, Clock};
 use crate::nexus::fan_out::either;
-use crate::nexus::{Health, Nexus};
+use crate::nexus::{Health, Nexus, Policy};
 use crate::replica::Label;
 use crate::replica::layout::{DATA_OFFSET, LABEL_OFFSETS};
 use crate::replica::replica::newest_label;
@@ -76,6 +76,7 @@ impl Run {
     pub(super) async fn finish(self, nexus: Nexus<SimEnv>) {
         let (history, rig) = (&self.clients.history, self.rig());
         let clock = self.sim().node();
+        nexus.configure(Policy::default());
         let healed = async {
             while nexus.status().health != Health::Online || nexus.status().unresolved_bytes > 0 {
                 bring_back(rig, &nexus).await;

@@ -13,7 +13,7 @@ use super::client::Clients;
 use super::engine;
 use super::rig::{Rig, SimEnv};
 use super::scenario::{Cycle, End, Scenario, Start};
-use crate::io::sim::{Sim, SimFault, SimNode};
+use crate::io::sim::{Sim, SimFault, SimHardware, SimNode};
 use crate::io::{Clock, Spawn};
 use crate::nexus::{AssemblyError, Mutant, Nexus};
 
@@ -95,6 +95,10 @@ pub(super) fn play(scenario: &Scenario, how: Play) -> Report {
         scenario.block,
     );
     rig.mutant = how.mutant;
+    if how.mutant == Some(Mutant::NoIncarnation) {
+        rig.disks.iter().for_each(SimHardware::forgive_unplugging);
+    }
+    rig.spec.policy = scenario.policy;
     if let Some(volatile) = scenario.volatile {
         rig.volatile[volatile] = true;
     }

@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::io::sim::Sim;
+use crate::nexus::Policy;
 
 /// One run.
 #[derive(Clone, Debug)]
@@ -25,6 +26,7 @@ pub(super) struct Scenario {
     pub(super) block: u32,
     /// Bytes of the volume at creation.
     pub(super) size: u64,
+    pub(super) policy: Policy,
     /// The blocks that clients write. All others are zeroes for ever.
     pub(super) islands: Vec<Range<u64>>,
     pub(super) cycles: Vec<Cycle>,
@@ -175,6 +177,7 @@ impl Scenario {
             volatile,
             block,
             size,
+            policy: dice.policy(),
             islands,
             cycles: Vec::new(),
         };
@@ -248,6 +251,22 @@ impl Dice {
             islands.push(first..first + 8 * 4096 / block);
         }
         (size, islands)
+    }
+
+    /// Now and then tight bounds and short patience.
+    fn policy(&self) -> Policy {
+        let mut policy = Policy::default();
+        if self.one_in(2) {
+            policy.intent_max = self.between(1, 3);
+        }
+        if self.one_in(3) {
+            policy.rebuild_bandwidth = MIB << self.below(5);
+        }
+        if self.one_in(3) {
+            policy.timeouts.io = Duration::from_secs(1);
+            policy.timeouts.read_hedge = Duration::from_millis(self.between(1, 20));
+        }
+        policy
     }
 
     fn cycle(&self, scenario: &Scenario) -> Cycle {
@@ -423,6 +442,7 @@ impl fmt::Display for Scenario {
             "seed {seed}: {members} members, {} spares, {} bytes in blocks of {}, volatile {:?}, islands {:?}",
             self.spares, self.size, self.block, self.volatile, self.islands
         )?;
+        writeln!(f, "{:?}", self.policy)?;
         for (number, cycle) in self.cycles.iter().enumerate() {
             let Cycle { patient, grace, .. } = cycle;
             let end = cycle.end;

@@ -27,7 +27,7 @@ fn setting(name: &str) -> Option<u64> {
 /// A planted bug from the environment, by its name.
 fn chosen_mutant() -> Option<Mutant> {
     let name = std::env::var("VOLUND_SIM_MUTANT").ok()?;
-    let mut all = Mutant::ALL.into_iter();
+    let mut all = Mutant::all();
     let found = all.find(|mutant| format!("{mutant:?}") == name);
     assert!(found.is_some(), "there is no mutant {name}");
     found
@@ -123,6 +123,42 @@ fn smallest() {
     }
 }
 
+/// What `cargo xtask sim --mutants` runs: every planted bug must show, in a seed or in its directed scenario.
+#[test]
+#[ignore = "started by xtask: it takes minutes"]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "how long the search takes is measured in real time"
+)]
+fn planted_bugs() {
+    let limit = setting("VOLUND_SIM_SEEDS").unwrap_or(20_000);
+    let chosen = chosen_mutant();
+    let (mut found, mut asked) = (0, 0);
+    for mutant in Mutant::all().filter(|m| chosen.is_none_or(|chosen| chosen == *m)) {
+        let started = std::time::Instant::now();
+        let (failed, _) = search(0..limit, Some(mutant));
+        let seconds = started.elapsed().as_secs_f64();
+        let is_specified = Mutant::SPECIFIED.contains(&mutant);
+        let place = if is_specified {
+            "section 13"
+        } else {
+            "further"
+        };
+        let how = match failed.first() {
+            Some((seed, violation)) => {
+                let rule: String = violation.chars().take(90).collect();
+                found += u32::from(is_specified);
+                format!("seed {seed:>6} {seconds:>6.1} s  {rule}")
+            }
+            None => format!("NOT FOUND by seeds 0..{limit} in {seconds:.1} s"),
+        };
+        asked += u32::from(is_specified);
+        println!("{place:>10} {:<24} {how}", format!("{mutant:?}"));
+    }
+    println!("{found} of {asked} planted bugs of section 13 found");
+    assert_eq!(found, asked, "not all planted bugs were found");
+}
+
 /// The planted bug must show in one of these seeds.
 fn check_found(mutant: Mutant, seeds: Range<u64>) {
     for seed in seeds.clone() {
@@ -146,16 +182,11 @@ macro_rules! planted_bugs {
 
 planted_bugs! {
     finds_missing_write_lock: NoWriteLock by 0..50;
-    finds_missing_read_lock: NoReadLock by 0..200;
-    finds_missing_resolve: NoResolve by 0..400;
-    finds_resolve_that_forgets: ResolveWithoutWriting by 0..200;
-    finds_ack_before_commit: AckBeforeCommit by 0..200;
-    finds_ack_against_the_table_in_memory: AckAgainstRam by 0..200;
-    finds_ignored_witness: WitnessIgnored by 0..400;
+    finds_missing_read_lock: NoReadLock by 0..100;
+    finds_missing_intent: NoIntent by 0..50;
+    finds_ack_before_commit: AckBeforeCommit by 0..100;
+    finds_ignored_witness: WitnessIgnored by 0..100;
     finds_flush_that_does_nothing: FlushNoop by 0..20;
-    finds_flush_that_is_retried: FlushRetried by 0..400;
-    finds_unclean_stop_taken_for_clean: UncleanIgnored by 0..400;
-    finds_clean_flag_left_standing: CleanKept by 0..400;
-    finds_stale_member_admitted: StaleAdmitted by 0..400;
+    finds_stale_member_admitted: StaleAdmitted by 0..100;
     finds_payload_that_is_not_copied: NoPrivateCopy by 0..50;
 }

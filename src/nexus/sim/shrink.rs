@@ -1,6 +1,7 @@
 //! Makes a scenario smaller while it still breaks the same rule.
 
 use super::scenario::{End, Kind, Scenario};
+use crate::nexus::Policy;
 
 /// How often a scenario is played at most.
 const PLAYS_MAX: u32 = 4000;
@@ -114,6 +115,7 @@ impl<P: Fn(&Scenario) -> Option<String>> Shrinker<P> {
             self.keep(|s| s.cycles[cycle].patient = false);
         }
         self.keep(|s| s.volatile = None);
+        self.keep(|s| s.policy = Policy::default());
     }
 }
 
@@ -134,7 +136,9 @@ impl Scenario {
             let lists = tasks + cycle.troubles.len() + cycle.starts.len() + cycle.clients.len();
             20 + 10 * lists + requests + end
         };
-        self.cycles.iter().map(cycle).sum::<usize>() + 10 * usize::from(self.volatile.is_some())
+        let policy = usize::from(self.policy != Policy::default());
+        let volatile = usize::from(self.volatile.is_some());
+        self.cycles.iter().map(cycle).sum::<usize>() + 10 * (policy + volatile)
     }
 }
 
