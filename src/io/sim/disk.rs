@@ -71,6 +71,8 @@ struct State {
     session: Cell<u64>,
     /// Sessions up to this one lost their device.
     unplugged: Cell<u64>,
+    /// When, as [`Sim::tick`].
+    unplugged_at: Cell<u64>,
     /// A planted bug: sessions outlive it.
     forgives: Cell<bool>,
     media: RefCell<Media>,
@@ -107,6 +109,7 @@ impl SimHardware {
             fault: Cell::default(),
             session: Cell::new(0),
             unplugged: Cell::new(0),
+            unplugged_at: Cell::new(0),
             forgives: Cell::new(false),
             media: RefCell::default(),
             inflight: RefCell::default(),
@@ -162,6 +165,7 @@ impl SimHardware {
     /// Cuts the power while the sessions stay open: they get `ENODEV` for ever, a new session works.
     pub fn unplug(&self) {
         self.state.unplugged.set(self.state.session.get());
+        self.state.unplugged_at.set(self.state.sim.tick());
         self.power_loss();
     }
 
@@ -170,10 +174,10 @@ impl SimHardware {
         self.state.forgives.set(true);
     }
 
-    /// Whether the newest session was unplugged.
+    /// The [`Sim::tick`] at which it was last unplugged; zero for never.
     #[must_use]
-    pub fn is_unplugged(&self) -> bool {
-        self.state.unplugged.get() == self.state.session.get()
+    pub fn unplugged_at(&self) -> u64 {
+        self.state.unplugged_at.get()
     }
 
     /// What a read of `range` would return.

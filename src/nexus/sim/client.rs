@@ -153,7 +153,7 @@ impl Clients {
             for block in blocks.clone() {
                 let at = block * self.block();
                 // A disk that lost its cache just now had the write when it answered.
-                if !self.rig.disks[member].is_unplugged() {
+                if !self.rig.lost_cache(member, tag) {
                     let bytes = self.rig.visible(member, at, self.block());
                     self.history.check_member(tag, block, &bytes, member);
                 }

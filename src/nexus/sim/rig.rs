@@ -292,6 +292,13 @@ impl Rig {
             .collect()
     }
 
+    /// Whether a disk was unplugged since then and has not been rebuilt: it may lack what it acknowledged.
+    pub(in crate::nexus) fn lost_cache(&self, disk: usize, since: u64) -> bool {
+        let at = self.disks[disk].unplugged_at();
+        let rebuilt = self.rebuilds.begun(Self::replica_id(disk));
+        at > since && rebuilt.is_none_or(|begun| begun < at)
+    }
+
     /// Whether this is the committed generation.
     pub(in crate::nexus) fn is_committed(&self, generation: GenerationId) -> bool {
         let record = self.witness.newest();

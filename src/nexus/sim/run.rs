@@ -84,6 +84,8 @@ pub(super) struct Run {
     /// Generation and slot sequence that each disk's durable label had last (I3, I4).
     pub(super) labels: RefCell<Vec<(u64, u64)>>,
     tally: Rc<Cell<Tally>>,
+    /// When the cycle began.
+    begun: Cell<u64>,
 }
 
 /// Plays a scenario to its end, or to the first violation.
@@ -113,6 +115,7 @@ pub(super) fn play(scenario: &Scenario, how: Play) -> Report {
         scenario: Rc::new(scenario.clone()),
         labels: RefCell::new(vec![(0, 0); scenario.disks()]),
         tally: Rc::clone(&tally),
+        begun: Cell::new(0),
     };
     let ended = caught(|| sim.block_on(run.all()));
     Report {
@@ -173,6 +176,7 @@ impl Run {
         let clock = sim.node();
         self.clients.errors.borrow_mut().clear();
         self.clients.pending.set(0);
+        self.begun.set(sim.tick());
         let mut waiting = Vec::new();
         for requests in &cycle.clients {
             let (done, wait) = oneshot::channel();
@@ -233,7 +237,8 @@ impl Run {
         }
         self.clients.history.killed();
         // A member that lost its cache and is still in the committed table counts as a power cut (spec G4, F2).
-        let cut_off = |member: &usize| self.rig().disks[*member].is_unplugged();
+        let begun = self.begun.get();
+        let cut_off = |member: &usize| self.rig().lost_cache(*member, begun);
         if end == End::PowerCut || self.rig().committed().iter().any(cut_off) {
             self.clients.history.power_lost();
         }
