@@ -361,9 +361,11 @@ impl<E: NexusEnv> Inner<E> {
         if self.parts.breaks(Mutant::AckAgainstRam) && self.writers().is_within(done) {
             return Ok(());
         }
-        // A member that stays in use although it lacks the write will never leave.
+        // A member that stays in use although it lacks the write will never leave. One that joined since is not waited
+        // for: the commit that makes it a writer waits for this write (spec B2).
         let hopeless = || {
-            !(self.writers() - done).is_empty()
+            let staying = self.writers() & self.committed_writers.get();
+            !(staying - done).is_empty()
                 || matches!(self.mode.get(), Mode::LostOwnership | Mode::Stopped)
         };
         let settled = self
