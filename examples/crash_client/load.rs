@@ -38,7 +38,11 @@ pub(crate) struct Load {
     stream: Range<u64>,
     slots: [Option<Request>; DEPTH],
     is_flushing: bool,
+    /// Whether it does nothing by itself after the verification.
+    pub(crate) is_quiet: bool,
     phase: Phase,
+    /// Blocks to write, each by itself.
+    to_poke: VecDeque<u64>,
     /// Ranges to read before anything else.
     to_verify: VecDeque<Range<u64>>,
     /// Written since it was last read by a verification.
@@ -53,6 +57,8 @@ pub(crate) struct Load {
 enum Phase {
     Verifying,
     Mixing,
+    /// Nothing, but for blocks to poke.
+    Quiet,
     /// Until nothing is in flight; then a flush.
     Draining,
     Flushing,
@@ -86,6 +92,8 @@ impl Load {
             stream: 0..0,
             slots: [const { None }; DEPTH],
             is_flushing: false,
+            is_quiet: false,
+            to_poke: VecDeque::new(),
             phase: Phase::Drained,
             to_verify: VecDeque::new(),
             lately: BTreeSet::new(),
@@ -127,6 +135,19 @@ impl Load {
     pub(crate) fn drain(&mut self) {
         self.phase = Phase::Draining;
         self.to_verify.clear();
+    }
+
+    /// Writes one block again in each region that has any.
+    pub(crate) fn poke(&mut self) {
+        let mut one_each: BTreeMap<u64, u64> = BTreeMap::new();
+        for place in self.history.written() {
+            one_each.insert(place / REGION, place);
+        }
+        self.to_poke = one_each.into_values().collect();
+    }
+
+    pub(crate) fn has_poked(&self) -> bool {
+        self.to_poke.is_empty() && self.slots.iter().all(Option::is_none)
     }
 
     pub(crate) fn has_verified(&self) -> bool {
@@ -186,6 +207,7 @@ impl Load {
         let is_idle = self.slots.iter().all(Option::is_none);
         let has_read = is_idle && self.to_verify.is_empty();
         self.phase = match self.phase {
+            Phase::Verifying if has_read && self.is_quiet => Phase::Quiet,
             Phase::Verifying if has_read => Phase::Mixing,
             Phase::Draining if is_idle => Phase::Flushing,
             Phase::Reading if has_read => Phase::Drained,
@@ -200,6 +222,10 @@ impl Load {
                 Some(self.read(range))
             }
             Phase::Mixing => Some(self.any(slot, memory)),
+            Phase::Quiet => {
+                let place = self.to_poke.pop_front()?;
+                Some(self.write(place..place + 1, (slot, memory)))
+            }
             Phase::Flushing if !self.is_flushing => Some(self.flush()),
             Phase::Flushing | Phase::Draining | Phase::Drained => None,
         }
@@ -235,6 +261,10 @@ impl Load {
         if !self.history.is_idle(range.clone()) {
             return self.read(range);
         }
+        self.write(range, (slot, memory))
+    }
+
+    fn write(&mut self, range: Range<u64>, (slot, memory): (usize, &mut Memory)) -> Request {
         let length = index(range.end - range.start) * BLOCK;
         self.history
             .start_write(range.clone(), memory.buffer(slot, length));

@@ -6,6 +6,8 @@
 //! | line | meaning |
 //! |---|---|
 //! | `run SOCKET` | Connect as soon as the socket is there (`connected`), read what is in doubt (`verified`), then write, read and flush at random until told otherwise. |
+//! | `quiet SOCKET` | The same, but after `verified` it does nothing by itself. |
+//! | `poke` | When quiet: one block of each region that was ever written is written again (`poked`), unflushed. |
 //! | `errors` | From now on errors may be answered: the power is about to go. |
 //! | `killed`, `cut` | The daemon is dead; or all copies lost their power as well. Answered by `down`, with figures. |
 //! | `drain` | End what is in flight, flush, read everything that was ever written. Answered by `drained`. |
@@ -105,7 +107,10 @@ fn run(args: &[String]) -> Result<()> {
     };
     while let Some(order) = orders.next()? {
         match order.split_once(' ') {
-            Some(("run", socket)) => session(&mut load, &mut memory, &mut orders, socket.into())?,
+            Some((how @ ("run" | "quiet"), socket)) => {
+                load.is_quiet = how == "quiet";
+                session(&mut load, &mut memory, &mut orders, socket.into())?;
+            }
             _ if order == "errors" => load.takes_errors = true,
             _ => down(&mut load, &order)?,
         }
@@ -125,7 +130,7 @@ fn session(
     };
     say(&json!({ "event": "connected" }));
     load.begin();
-    let mut is_verified = false;
+    let (mut is_verified, mut is_poking) = (false, false);
     loop {
         load.submit(&mut link, memory)?;
         let has_orders = !orders.lines.is_empty();
@@ -135,6 +140,10 @@ fn session(
         if !is_verified && load.has_verified() {
             is_verified = true;
             say(&json!({ "event": "verified" }));
+        }
+        if is_poking && load.has_poked() {
+            is_poking = false;
+            say(&json!({ "event": "poked" }));
         }
         if load.has_drained() {
             say(&load.figures("drained"));
@@ -147,6 +156,10 @@ fn session(
         match order.as_str() {
             "errors" => load.takes_errors = true,
             "drain" => load.drain(),
+            "poke" => {
+                load.poke();
+                is_poking = true;
+            }
             _ => {
                 // What was answered before the end was answered.
                 load.reap(&mut link, memory)?;

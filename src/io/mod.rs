@@ -21,6 +21,7 @@ pub mod slots;
 
 pub(crate) mod executor;
 pub(crate) mod operation;
+pub(crate) mod planted;
 pub(crate) mod ring;
 
 pub use buffer::{BufferPool, IoBuffer};

@@ -18,6 +18,7 @@ use super::listing::{Place, read_slots};
 use super::lock;
 use super::quarantine::QuarantineName;
 use crate::io::Alignment;
+use crate::io::planted::{CREATION_UNSYNCED, is_planted};
 use crate::io::slots::Slot;
 use crate::model::{ReplicaId, VolumeId};
 use crate::replica::layout::DATA_OFFSET;
@@ -97,6 +98,9 @@ pub(super) async fn create(
             }
             Fault::io("allocate", &path, error)
         })?;
+        if is_planted(CREATION_UNSYNCED) {
+            return Ok(());
+        }
         folder.sync().await
     }
     .await;
@@ -114,6 +118,9 @@ async fn allocate(fd: OwnedFd, len: u64, thin: bool) -> io::Result<()> {
     let file = File::from_std(fd.into());
     if !thin {
         file.fallocate(0, len, 0).await?;
+    }
+    if is_planted(CREATION_UNSYNCED) {
+        return file.close().await;
     }
     file.sync_all().await?;
     file.close().await

@@ -6,8 +6,9 @@ use super::layout::{
     DATA_OFFSET_UNIT, INTENT_OFFSET, LABEL_OFFSETS, MISSED_OFFSET, PAGE_SIZE, PAGES,
 };
 use super::replica::{OpenError, Replica, identity, newest_label};
-use crate::io::slots::{Slot, SlotPair};
-use crate::io::{BlockDevice, BufferPool, IoBuffer, IoError};
+use crate::io::planted::{CREATION_UNSYNCED, is_planted};
+use crate::io::slots::{SLOT_SIZE, Slot, SlotPair};
+use crate::io::{BlockDevice, BufferPool, IoBuffer, IoError, MemoryDevice};
 
 impl<D: BlockDevice> Replica<D> {
     /// Makes a replica of a blank file: writes the whole first MiB (bitmaps all zeroes) and flushes it, then the label
@@ -78,11 +79,20 @@ async fn write_all<D: BlockDevice>(
     label: Label,
 ) -> Result<Replica<D>, IoError> {
     disk.write(0, &first_mib(&label, buffers), false).await?;
-    disk.flush().await?;
     let slots = SlotPair::new(LABEL_OFFSETS, 1, 0);
-    slots
-        .replace(&disk, buffers, |slot| label.fill(slot))
-        .await?;
+    if is_planted(CREATION_UNSYNCED) {
+        // By way of memory, since a label's write is durable by itself.
+        let memory = MemoryDevice::new(DATA_OFFSET_UNIT);
+        let label = |slot: &mut Slot| label.fill(slot);
+        slots.replace(&memory, buffers, label).await?;
+        let copy = buffers.zeroed(SLOT_SIZE);
+        memory.read(LABEL_OFFSETS[0], &copy).await?;
+        disk.write(LABEL_OFFSETS[0], &copy, false).await?;
+    } else {
+        disk.flush().await?;
+        let label = |slot: &mut Slot| label.fill(slot);
+        slots.replace(&disk, buffers, label).await?;
+    }
     let opened = Replica::open(disk, buffers).await;
     opened.map_err(|error| match error {
         OpenError::Io(error) => error,

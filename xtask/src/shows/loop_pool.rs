@@ -11,6 +11,9 @@ const IMAGE_BYTES: u64 = 512 << 20;
 /// The same, for the disk of a filesystem that is itself on a filesystem that can be cut off.
 const INNER_BYTES: u64 = 384 << 20;
 
+/// The same, for one that is written whole.
+const WRITTEN_BYTES: u64 = 96 << 20;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Filesystem {
     Xfs,
@@ -49,6 +52,22 @@ impl LoopPool {
         let image = below.mountpoint().join("image");
         let allocate = ["-f", "-c", &format!("falloc 0 {INNER_BYTES}")];
         shell::capture(shell::command("xfs_io").args(allocate).arg(&image))?;
+        LoopPool::on(folder, image, filesystem, Some(Box::new(below)))
+    }
+
+    /// The same, with a small disk that was written all over, so that [`LoopPool::destage`] has an effect.
+    pub(super) fn volatile_and_written(filesystem: Filesystem) -> Result<LoopPool> {
+        let below = LoopPool::new(Filesystem::Xfs)?;
+        let folder = TempDir::below(&shell::root().join("target"), "pool")?;
+        let image = below.mountpoint().join("image");
+        let fill = [
+            "-f",
+            "-c",
+            &format!("pwrite -S 0 -b 1m 0 {WRITTEN_BYTES}"),
+            "-c",
+            "fsync",
+        ];
+        shell::capture(shell::command("xfs_io").args(fill).arg(&image))?;
         LoopPool::on(folder, image, filesystem, Some(Box::new(below)))
     }
 
@@ -112,6 +131,41 @@ impl LoopPool {
             xfs_io.arg("-F");
         }
         shell::capture(xfs_io.args(["-x", "-c", "shutdown"]).arg(self.mountpoint()))?;
+        Ok(())
+    }
+
+    /// The disk writes back what it caches of a file from an offset on, and nothing else: what a disk may do at any time.
+    pub(super) fn destage(&self, file: &Path, from: u64) -> Result<()> {
+        let extents = shell::capture(shell::command("filefrag").args(["-v", "-b1"]).arg(file))?;
+        for line in extents.lines() {
+            let fields: Vec<&str> = line.split(':').map(str::trim).collect();
+            let start = |at: usize| {
+                fields
+                    .get(at)?
+                    .split("..")
+                    .next()?
+                    .trim()
+                    .parse::<u64>()
+                    .ok()
+            };
+            let length = fields.get(3).and_then(|length| length.parse::<u64>().ok());
+            let (Some(logical), Some(physical), Some(length)) = (start(1), start(2), length) else {
+                continue;
+            };
+            let skipped = from.saturating_sub(logical).min(length);
+            let range = format!(
+                "sync_range -abw {} {}",
+                physical + skipped,
+                length - skipped
+            );
+            if skipped < length {
+                shell::capture(
+                    shell::command("xfs_io")
+                        .args(["-c", &range])
+                        .arg(&self.image),
+                )?;
+            }
+        }
         Ok(())
     }
 

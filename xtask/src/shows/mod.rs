@@ -34,7 +34,7 @@ pub(crate) struct Show {
     round: fn(seed: u64) -> Result<String>,
 }
 
-pub(crate) const SHOWS: [Show; 20] = [
+pub(crate) const SHOWS: [Show; 21] = [
     Show {
         name: "demo",
         about: "the main job, as a newcomer sees it",
@@ -167,6 +167,13 @@ pub(crate) const SHOWS: [Show; 20] = [
         rounds_in_test: 1,
         rounds_in_soak: 2,
         round: thick_thin::round,
+    },
+    Show {
+        name: "crash-mutants",
+        about: "the same power cuts notice builds with a bug in flush, creation and intent",
+        rounds_in_test: 1,
+        rounds_in_soak: 1,
+        round: crash::mutants::all_are_noticed,
     },
     Show {
         name: "idle",

@@ -52,6 +52,10 @@ impl CrashClient {
         self.tell(&format!("run {}", socket.display()))
     }
 
+    pub(super) fn quiet(&mut self, socket: &Path) -> Result<()> {
+        self.tell(&format!("quiet {}", socket.display()))
+    }
+
     pub(super) fn tell(&mut self, order: &str) -> Result<()> {
         // A client that has ended says why on its output.
         let _broken_pipe = writeln!(self.orders, "{order}");

@@ -1,10 +1,11 @@
 //! Shows in which the daemon dies, and the power with it, under a client that remembers every block: [`kill_nine`],
-//! [`power_cuts`]. What they share is here: a two-replica volume, its client, and
+//! [`power_cuts`], and [`mutants`], which must not pass. What they share is here: a two-replica volume, its client, and
 //! what is judged after every restart.
 
 mod client;
 pub(super) mod kill_nine;
 mod label;
+pub(super) mod mutants;
 pub(super) mod power_cuts;
 
 use std::path::PathBuf;

@@ -2,6 +2,7 @@
 //! disk has a volatile cache: what was not flushed is lost. Whatever was flushed is there after every cut; when one pool
 //! alone lost its power, so is everything that was acknowledged, and the member comes back and is rebuilt.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -29,15 +30,18 @@ enum Cut {
     OneAndTheDaemon(usize),
 }
 
-struct Power {
+pub(super) struct Power {
     pools: [LoopPool; 2],
-    state: LoopPool,
+    state: Option<LoopPool>,
 }
 
 pub(in crate::shows) fn round(seed: u64) -> Result<String> {
+    cut_again_and_again(Site::new(&daemon::build()?)?, seed)
+}
+
+pub(super) fn cut_again_and_again(site: Site, seed: u64) -> Result<String> {
     let mut random = Random::new(seed);
     let started = Instant::now();
-    let site = Site::new(&daemon::build()?)?;
     let (mut bench, mut power) = begin(site, seed)?;
     for cut in 2..=CUTS {
         let kind = Cut::any(&mut random);
@@ -65,7 +69,7 @@ impl Cut {
 }
 
 /// Creates the volume, and cuts the power as soon as it is said to serve: it must be there afterwards.
-fn begin(mut site: Site, seed: u64) -> Result<(Bench, Power)> {
+pub(super) fn begin(mut site: Site, seed: u64) -> Result<(Bench, Power)> {
     // Every second round is on XFS, every second on ext4, every fourth on both.
     let filesystems = match seed % 4 {
         0 | 1 => [Filesystem::Xfs, Filesystem::Xfs],
@@ -73,12 +77,13 @@ fn begin(mut site: Site, seed: u64) -> Result<(Bench, Power)> {
         _ => [Filesystem::Xfs, Filesystem::Ext4],
     };
     let [first, second] = filesystems;
+    let state = LoopPool::volatile(Filesystem::Ext4)?;
+    site.keep_state_in(state.pool());
     let mut power = Power {
         pools: [LoopPool::volatile(first)?, LoopPool::volatile(second)?],
-        state: LoopPool::volatile(Filesystem::Ext4)?,
+        state: Some(state),
     };
-    site.keep_state_in(power.state.pool());
-    let pools = [power.pools[0].pool(), power.pools[1].pool()];
+    let pools = power.pools();
     configure(&site, &pools, VOLUME_MIB)?;
     let running = site.start()?;
     let id = id_of(&serving(&running)?);
@@ -97,18 +102,28 @@ fn id_of(status: &serde_json::Value) -> String {
 }
 
 impl Power {
-    fn cut_all(&mut self) -> Result<()> {
-        for pool in &self.pools {
-            pool.cut_power()?;
-        }
-        self.state.cut_power()
+    /// The state folder keeps its power.
+    pub(super) fn without_state(pools: [LoopPool; 2]) -> Power {
+        Power { pools, state: None }
     }
 
-    fn restore(&mut self) -> Result<()> {
-        for pool in &mut self.pools {
-            pool.restore_power()?;
-        }
-        self.state.restore_power()
+    pub(super) fn pools(&self) -> [PathBuf; 2] {
+        [self.pools[0].pool(), self.pools[1].pool()]
+    }
+
+    pub(super) fn cut_all(&self) -> Result<()> {
+        let all = self.pools.iter().chain(&self.state);
+        all.map(LoopPool::cut_power).collect()
+    }
+
+    pub(super) fn restore(&mut self) -> Result<()> {
+        let all = self.pools.iter_mut().chain(&mut self.state);
+        all.map(LoopPool::restore_power).collect()
+    }
+
+    /// One pool's disk writes a file back from an offset on, and nothing else.
+    pub(super) fn destage(&self, pool: usize, file: &Path, from: u64) -> Result<()> {
+        self.pools[pool].destage(file, from)
     }
 
     fn cut_once(&mut self, bench: &mut Bench, cut: Cut, random: &mut Random) -> Result<()> {
