@@ -22,7 +22,7 @@ pub(super) fn fill(bytes: &mut [u8], seed: u64, place: u64, version: u64) {
 
 /// The version of a block, 0 for all zeroes; an error when it is anything else than this run wrote here.
 pub(super) fn version_of(bytes: &[u8], seed: u64, place: u64) -> Result<u64> {
-    if bytes.iter().all(|byte| *byte == 0) {
+    if *bytes == [0; BLOCK] {
         return Ok(0);
     }
     let word = |at: usize| {
@@ -40,11 +40,10 @@ pub(super) fn version_of(bytes: &[u8], seed: u64, place: u64) -> Result<u64> {
     let version = word(3);
     let mut expected = vec![0; BLOCK];
     fill(&mut expected, seed, place, version);
-    let differs = bytes
-        .iter()
-        .zip(&expected)
-        .position(|(found, wanted)| found != wanted);
-    if let Some(at) = differs {
+    if bytes != expected {
+        let mut pairs = bytes.iter().zip(&expected);
+        let at = pairs.position(|(found, wanted)| found != wanted);
+        let at = at.unwrap_or(BLOCK);
         anyhow::bail!("block {place} is torn: version {version}, but not from byte {at} on");
     }
     Ok(version)

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
@@ -13,6 +14,9 @@ const INNER_BYTES: u64 = 384 << 20;
 
 /// The same, for one that is written whole.
 const WRITTEN_BYTES: u64 = 96 << 20;
+
+/// How long a filesystem may stay busy after whoever used it was killed.
+const BUSY_FOR: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Filesystem {
@@ -116,7 +120,15 @@ impl LoopPool {
     }
 
     pub(super) fn unmount(&mut self) -> Result<()> {
-        shell::capture(shell::command("umount").arg(self.mountpoint()))?;
+        let started = Instant::now();
+        loop {
+            match shell::capture(shell::command("umount").arg(self.mountpoint())) {
+                Ok(_) => break,
+                // The kernel may still be at work for a process that was killed a moment ago.
+                Err(error) if started.elapsed() > BUSY_FOR => return Err(error),
+                Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
         self.is_mounted = false;
         Ok(())
     }

@@ -31,7 +31,9 @@ pub(in crate::shows) fn round(seed: u64) -> Result<String> {
     let mut bench = begin(seed)?;
     for kill in 1..=KILLS {
         let moment = Moment::any(&mut random);
-        kill_once(&mut bench, &moment).with_context(|| format!("kill {kill} of {KILLS}"))?;
+        kill_once(&mut bench, &moment)
+            .map_err(|error| bench.explain(error))
+            .with_context(|| format!("kill {kill} of {KILLS}"))?;
     }
     bench.settle().context("after the last kill")?;
     let figures = bench.figures.tell(KILLS, VOLUME_MIB, started.elapsed());

@@ -72,6 +72,13 @@ fn crc32c(bytes: &[u8]) -> u32 {
     })
 }
 
+/// The version that a block of `crash_client` says it is, in a replica's file.
+pub(super) fn version(replica: &Path, block: u64) -> Result<u64> {
+    let mut word = [0; 8];
+    File::open(replica)?.read_exact_at(&mut word, (1 << 20) + block * 4096 + 24)?;
+    Ok(u64::from_le_bytes(word))
+}
+
 /// Compares these mebibytes of the data areas of two replicas.
 pub(super) fn data_is_equal(a: &Path, b: &Path, mebibytes: &[u64]) -> Result<()> {
     const MIB: usize = 1 << 20;

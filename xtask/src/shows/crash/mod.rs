@@ -180,6 +180,24 @@ impl Bench {
     }
 }
 
+impl Bench {
+    /// What each file holds of the block that an error names, for whoever looks into it.
+    fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        let text = format!("{error:#}");
+        let words = text.split_once("block ").map_or("", |(_, rest)| rest);
+        let block = words.split(' ').next().and_then(|word| word.parse().ok());
+        let Some(block) = block else { return error };
+        let versions = self
+            .files
+            .each_ref()
+            .map(|file| label::version(file, block).ok());
+        let states = &self.before.states;
+        error.context(format!(
+            "the files hold versions {versions:?} of block {block}; states before were {states:?}"
+        ))
+    }
+}
+
 impl Figures {
     fn add(&mut self, down: &Value) -> Result<()> {
         self.writes += number(down, "writes")?;

@@ -47,6 +47,7 @@ pub(super) fn cut_again_and_again(site: Site, seed: u64) -> Result<String> {
         let kind = Cut::any(&mut random);
         power
             .cut_once(&mut bench, kind, &mut random)
+            .map_err(|error| bench.explain(error))
             .with_context(|| format!("cut {cut} of {CUTS}, {kind:?}"))?;
     }
     bench.settle().context("after the last cut")?;
@@ -112,13 +113,13 @@ impl Power {
     }
 
     pub(super) fn cut_all(&self) -> Result<()> {
-        let all = self.pools.iter().chain(&self.state);
-        all.map(LoopPool::cut_power).collect()
+        let mut all = self.pools.iter().chain(&self.state);
+        all.try_for_each(LoopPool::cut_power)
     }
 
     pub(super) fn restore(&mut self) -> Result<()> {
-        let all = self.pools.iter_mut().chain(&mut self.state);
-        all.map(LoopPool::restore_power).collect()
+        let mut all = self.pools.iter_mut().chain(&mut self.state);
+        all.try_for_each(LoopPool::restore_power)
     }
 
     /// One pool's disk writes a file back from an offset on, and nothing else.
