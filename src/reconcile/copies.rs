@@ -34,9 +34,11 @@ impl VolumeFacts<'_> {
             ));
         };
         let texts = bad.iter().map(|replica| {
-            let reason = replica.reason.as_deref().unwrap_or("no reason known");
+            let known = replica.reason.as_ref();
+            let known = known.or(replica.rebuild.as_ref().map(|rebuild| &rebuild.reason));
+            let reason = known.map_or_else(String::new, |reason| format!(": {reason}"));
             format!(
-                "the copy in pool \"{}\" is {:?}: {reason}",
+                "the copy in pool \"{}\" is {:?}{reason}",
                 replica.pool, replica.state
             )
         });
@@ -184,6 +186,7 @@ mod tests {
             eta_seconds: Some(1),
         });
         let said = said(&volume);
+        assert_eq!(said[0].2, "the copy in pool \"b\" is Rebuilding: it is new");
         assert_eq!(
             (said[0].0, said[0].1.as_str()),
             ("Degraded", "ReplicaRebuilding")
