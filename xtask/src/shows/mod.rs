@@ -8,6 +8,7 @@ mod disk_loss;
 mod hung_disk;
 mod idle;
 mod loop_pool;
+mod lost_state;
 mod partial_rebuild;
 mod pool_failure;
 mod power_cut;
@@ -34,7 +35,7 @@ pub(crate) struct Show {
     round: fn(seed: u64) -> Result<String>,
 }
 
-pub(crate) const SHOWS: [Show; 21] = [
+pub(crate) const SHOWS: [Show; 22] = [
     Show {
         name: "demo",
         about: "the main job, as a newcomer sees it",
@@ -118,6 +119,13 @@ pub(crate) const SHOWS: [Show; 21] = [
         rounds_in_test: 5,
         rounds_in_soak: 10,
         round: disk_loss::round,
+    },
+    Show {
+        name: "lost-state",
+        about: "the state folder is deleted: same volumes, and a stale replica is refused",
+        rounds_in_test: 2,
+        rounds_in_soak: 10,
+        round: lost_state::round,
     },
     Show {
         name: "power-cut",
