@@ -477,3 +477,49 @@ fn a_member_that_was_truncated_is_copied_in_full() {
         assert_equal(&rig, &[0, 1]);
     });
 }
+
+/// G11: neither the guest nor the rebuild waits for a target that does not answer.
+#[test]
+fn a_target_that_hangs_is_given_up_after_the_timeout() {
+    on_disks(14, (1, 2), async |rig, node, nexus| {
+        nexus.add_member(candidate(&rig, 1)).await.unwrap();
+        let running = nexus.clone();
+        let (told, result) = tokio::sync::oneshot::channel();
+        node.spawn(async move {
+            let _ = told.send(running.rebuild(Rig::replica_id(1)).await);
+        });
+        while nexus.status().children[1].rebuild.is_none() {
+            node.sleep(Duration::from_micros(100)).await;
+        }
+        while nexus.status().rebuilds.copied_bytes == 0 {
+            node.sleep(Duration::from_micros(100)).await;
+        }
+        rig.disks[1].set_fault(SimFault {
+            hung: true,
+            ..SimFault::default()
+        });
+        let timeout = nexus.inner.spec.borrow().policy.timeouts.io;
+        let before = node.now();
+        nexus
+            .write(SIZE - 4096, &filled(4096, 1), true)
+            .await
+            .unwrap();
+        let took = node.now() - before;
+        assert!(took < timeout + Duration::from_secs(1), "G11: {took:?}");
+        let result = result.await.unwrap();
+        assert!(matches!(result, Err(RebuildError::Target(_))), "{result:?}");
+        assert_eq!(rig.committed(), [0]);
+        assert!(nexus.inner.children[1].is_busy(), "F1: not recalled");
+        assert!(nexus.attach(candidate(&rig, 1)).await.is_err(), "F1");
+        rig.disks[1].set_fault(SimFault::default());
+        nexus
+            .inner
+            .signal
+            .until(|| nexus.status().children[1].wants_attach)
+            .await;
+        bring_back(&rig, &nexus, 1).await;
+        let (kind, _) = rebuild(&nexus, 1).await;
+        assert_eq!(kind, RebuildKind::ResumedAfterAbsence);
+        assert_equal(&rig, &[0, 1]);
+    });
+}
