@@ -209,7 +209,7 @@ impl<D: BlockDevice> Drop for Hold<'_, D> {
             self.child.apply(ChildEvent::Drained);
             // To come back it is opened and locked anew (spec A1, E6).
             self.child.release();
-            self.signal.notify();
+            self.signal.tell();
         }
     }
 }

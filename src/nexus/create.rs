@@ -264,7 +264,6 @@ impl<E: NexusEnv> Inner<E> {
             races: super::race::Races::default(),
             repairs: super::repair::Repairs::default(),
             scrubbing: super::scrub::Scrubbing::default(),
-            version: Cell::new(1),
             watch,
             signal: super::signal::Signal::default(),
         }

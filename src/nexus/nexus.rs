@@ -82,8 +82,6 @@ pub(super) struct Inner<E: NexusEnv> {
     pub(super) races: Races,
     pub(super) repairs: Repairs,
     pub(super) scrubbing: Scrubbing,
-    /// Counts what [`Nexus::status`] would show differently.
-    pub(super) version: Cell<u64>,
     pub(super) watch: Rc<Watch>,
     pub(super) signal: Signal,
 }
@@ -140,8 +138,8 @@ impl<E: NexusEnv> Nexus<E> {
     /// Returns the version of the status once it differs from `seen`; start with 0.
     pub async fn changed(&self, seen: u64) -> u64 {
         let inner = &self.inner;
-        inner.signal.until(|| inner.version.get() != seen).await;
-        inner.version.get()
+        inner.signal.until(|| inner.signal.news() != seen).await;
+        inner.signal.news()
     }
 
     /// Changes what may be changed while the volume runs.
@@ -305,8 +303,7 @@ impl<E: NexusEnv> Inner<E> {
 
     /// Tells everybody that something changed.
     pub(super) fn touch(&self) {
-        self.version.set(self.version.get() + 1);
-        self.signal.notify();
+        self.signal.tell();
     }
 }
 

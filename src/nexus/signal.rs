@@ -1,6 +1,6 @@
 //! "Something changed": wakes every task that waits for a condition on the nexus' state.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
 
@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 #[derive(Debug, Default)]
 pub(super) struct Signal {
     listeners: RefCell<Listeners>,
+    news: Cell<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -24,6 +25,17 @@ pub(super) struct Listener<'a> {
 }
 
 impl Signal {
+    /// Counts what [`super::Nexus::status`] would show differently, from 1.
+    pub(super) fn news(&self) -> u64 {
+        self.news.get() + 1
+    }
+
+    /// Wakes everybody, those too who wait for the status to change.
+    pub(super) fn tell(&self) {
+        self.news.set(self.news.get() + 1);
+        self.notify();
+    }
+
     /// Wakes everybody.
     pub(super) fn notify(&self) {
         let wakers: Vec<Waker> = {

@@ -127,7 +127,7 @@ impl<E: NexusEnv> Inner<E> {
         let children = self.children.iter().enumerate().filter_map(status);
         let spares = self.spares.borrow();
         NexusStatus {
-            version: self.version.get(),
+            version: self.signal.news(),
             health: self.health(),
             generation: committed.generation,
             epoch: committed.epoch,

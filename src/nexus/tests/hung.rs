@@ -214,3 +214,22 @@ fn a_member_that_hangs_while_it_is_read_is_faulted_too() {
         assert_eq!(rig.committed(), [1], "G11");
     });
 }
+
+/// Who brings members back waits for the status to change, and a hung one may be opened again only once it has drained.
+#[test]
+fn a_member_that_has_drained_is_news() {
+    let rig = Rig::new(2, 2, 4 * MIB, 4096);
+    let sim = rig.sim.clone();
+    sim.block_on(async move {
+        let node = rig.sim.node();
+        let nexus = rig.create(&node).await.unwrap();
+        hang(&rig, 1, true);
+        nexus.write(0, &filled(4096, 2), false).await.unwrap();
+        node.sleep(SECOND).await;
+        let status = nexus.status();
+        assert!(!status.children[1].wants_attach, "F1: it still drains");
+        hang(&rig, 1, false);
+        nexus.changed(status.version).await;
+        assert!(nexus.status().children[1].wants_attach);
+    });
+}
