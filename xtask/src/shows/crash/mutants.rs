@@ -38,9 +38,9 @@ pub(in crate::shows) fn all_are_noticed(seed: u64) -> Result<String> {
             [power_cuts::begin(planted("CreationUnsynced")?, seed)],
         )?,
         notice(
-            "IntentWithoutFua",
+            "IntentNotDurable",
             &["the copies differ", "holds version"],
-            [destaged_data(&binary, Some("IntentWithoutFua"), seed)],
+            [destaged_data(&binary, Some("IntentNotDurable"), seed)],
         )?,
     ];
     Ok(noticed.join("; "))
