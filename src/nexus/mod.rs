@@ -37,6 +37,7 @@ mod table;
 mod assemble;
 mod assembly;
 mod create;
+mod take_over;
 
 mod child;
 mod chunk_set;
