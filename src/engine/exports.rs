@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
+use tokio::time::Instant;
+
 use super::assemble::no_such_volume;
 use super::engine::Engine;
 use super::error::EngineError;
@@ -109,17 +111,22 @@ impl LiveExport {
 }
 
 impl Live {
-    /// What the export is like now or, while somebody changes it, was like when last seen.
-    pub(super) async fn observe_export(&self) -> Option<ObservedExport> {
+    /// What the export is like now or, while somebody changes it or the kernel does not answer until `deadline`, was
+    /// like when last seen.
+    pub(super) async fn observe_export(&self, deadline: Instant) -> Option<ObservedExport> {
         if let Ok(export) = self.export.try_lock() {
             let seen = match export.as_ref() {
-                Some(export) => Some(export.observe().await),
-                None => None,
+                Some(export) => tokio::time::timeout_at(deadline, export.observe())
+                    .await
+                    .map(Some),
+                None => Ok(None),
             };
-            *self
-                .export_seen
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner) = seen;
+            if let Ok(seen) = seen {
+                *self
+                    .export_seen
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner) = seen;
+            }
         }
         self.export_seen
             .lock()

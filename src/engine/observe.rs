@@ -3,6 +3,9 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::engine::Engine;
 use super::gather::{Gathered, idle_state};
@@ -21,6 +24,10 @@ use crate::pool::{FoundReplica, Place, QuarantineName};
 use crate::replica::{Label, Member, MemberState};
 use crate::units::Bytes;
 
+/// How long all exports together may take to say how they are: a command that hangs in the kernel must not hold up the
+/// reconciler.
+const EXPORTS_MAX: Duration = Duration::from_secs(1);
+
 /// A file with its pool.
 type Placed = (PoolName, FoundReplica);
 
@@ -33,8 +40,12 @@ impl Engine {
         let files = self.all_files();
         let lives: BTreeMap<VolumeName, Arc<Live>> = self.volumes().clone();
         let mut volumes = self.observe_idle(&files, &lives);
+        let deadline = Instant::now() + EXPORTS_MAX;
         for (name, live) in &lives {
-            volumes.insert(name.clone(), self.observe_live(live, &files).await);
+            volumes.insert(
+                name.clone(),
+                self.observe_live(live, &files, deadline).await,
+            );
         }
         Observed {
             at_unix_seconds: since.as_secs(),
@@ -69,7 +80,12 @@ impl Engine {
         observed.collect()
     }
 
-    async fn observe_live(&self, live: &Live, files: &[Placed]) -> ObservedVolume {
+    async fn observe_live(
+        &self,
+        live: &Live,
+        files: &[Placed],
+        deadline: Instant,
+    ) -> ObservedVolume {
         let status = live.status.borrow().clone();
         let outlooks = live.outlooks();
         let record = self.shared.store.volume(live.id).unwrap_or_default();
@@ -82,7 +98,7 @@ impl Engine {
             applied,
             serving: !matches!(status.health, Health::Stopped),
             problem: problem_of(&status),
-            export: live.observe_export().await,
+            export: live.observe_export(deadline).await,
             given_up: outlooks.values().find_map(|o| o.given_up.clone()),
             nexus_generation: status.generation,
             replicas: status

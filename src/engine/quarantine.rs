@@ -164,6 +164,7 @@ impl Engine {
             }
             self.shared.state.remove_witness(id)?;
             self.shared.store.remove_volume(id).await?;
+            self.shared.store.set_history(id, None).await?;
             self.witness_names().remove(&id);
         }
         tracing::info!(%id, %entry, "purged");
@@ -215,6 +216,7 @@ impl Engine {
             self.open_one(pool)?.discard_creation(*replica).await?;
         }
         self.shared.store.remove_volume(id).await?;
+        self.shared.store.set_history(id, None).await?;
         self.look_into(pool).await
     }
 

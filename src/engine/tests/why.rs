@@ -50,7 +50,7 @@ fn a_blocked_volume_is_explained_and_the_advised_line_starts_it() {
             force.from, force.at_gen
         );
         assert!(why.next.last().unwrap().ends_with(&line), "{:?}", why.next);
-        let told = why.history.iter().filter(|e| e.what == "Started").last();
+        let told = why.history.iter().rfind(|e| e.what == "Started");
         assert!(told.unwrap().detail.contains("left out: b"), "{told:?}");
         let forced = VolumeSpec {
             force_start: Some(force),

@@ -197,19 +197,25 @@ impl UblkExport {
     /// # Errors
     /// When the look takes too long.
     pub async fn user_lately(&self) -> Result<Option<String>, UblkError> {
-        let control = self.device.control();
-        let mut last = control.last_look.lock().await;
-        if let Some(look) = last.as_ref()
-            && look.at.elapsed() < LOOK_AGE_MAX
-        {
-            return Ok(look.users.get(&self.device.id()).cloned());
-        }
-        let look = || Ok(Observer::default().all_users());
-        let users = control.call("look for users", USAGE_DEADLINE, look).await?;
-        let user = users.get(&self.device.id()).cloned();
-        let at = monotonic();
-        *last = Some(Look { at, users });
-        Ok(user)
+        let (id, control) = (self.device.id(), self.device.control().clone());
+        // A task of its own: when the caller gives up, the next one waits for this look and does not ask for another.
+        let looked = tokio::spawn(async move {
+            let mut last = std::sync::Arc::clone(&control.last_look).lock_owned().await;
+            if let Some(look) = last.as_ref()
+                && look.at.elapsed() < LOOK_AGE_MAX
+            {
+                return Ok(look.users.get(&id).cloned());
+            }
+            let look = || Ok(Observer::default().all_users());
+            let users = control.call("look for users", USAGE_DEADLINE, look).await?;
+            let user = users.get(&id).cloned();
+            let at = monotonic();
+            *last = Some(Look { at, users });
+            Ok(user)
+        });
+        let command = "look for users";
+        let gone = |_| UblkError::ControlGone { command };
+        looked.await.map_err(gone)?
     }
 
     /// Shows that the volume has grown to `bytes`.
