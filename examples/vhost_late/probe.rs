@@ -11,6 +11,10 @@ use crate::content::BLOCK;
 use crate::link::Link;
 
 const PAUSE: Duration = Duration::from_millis(20);
+/// One answer in so many may take longer, at most [`WORST`] times as long: the machine does other things too, and what waits
+/// for the hung disk would wait for seconds, again and again.
+const LATE_ONE_IN: usize = 100;
+const WORST: u32 = 10;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) fn run(socket: &Path, http: &str, file: &Path, limit_ms: &str) -> Result<()> {
@@ -28,15 +32,21 @@ pub(crate) fn run(socket: &Path, http: &str, file: &Path, limit_ms: &str) -> Res
         let slowest = times.last().copied().unwrap_or_default();
         let median = times.get(times.len() / 2).copied().unwrap_or_default();
         println!(
-            "{what}: {} answers, median {} ms, slowest {} ms",
+            "{what}: {} answers, median {} ms, one in a hundred {} ms, slowest {} ms",
             times.len(),
             median.as_millis(),
+            times
+                .get(times.len().saturating_sub(1 + times.len() / 100))
+                .copied()
+                .unwrap_or_default()
+                .as_millis(),
             slowest.as_millis()
         );
         ensure!(!times.is_empty(), "{what} was never asked");
+        let late = times.iter().filter(|time| **time > limit).count();
         ensure!(
-            slowest <= limit,
-            "{what} took {} ms, at most {limit_ms} are allowed",
+            late * LATE_ONE_IN <= times.len() && slowest <= limit * WORST,
+            "{what} took more than {limit_ms} ms {late} times, and {} ms once",
             slowest.as_millis()
         );
     }

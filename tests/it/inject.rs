@@ -5,6 +5,10 @@
     reason = "a test stops at the first surprise, in its helpers too"
 )]
 
+use std::time::Duration;
+
+use volund::io::clock::monotonic;
+
 use super::daemon_rig::Node;
 
 const MIRROR: &str = "version = 1\n[pool.a]\npath = \"POOL/a\"\n[pool.b]\npath = \"POOL/b\"\n\
@@ -73,4 +77,22 @@ fn a_replica_that_is_broken_on_purpose_is_left_and_said_to_be() {
     node.until_attached("db");
     assert!(!is_injected(&node), "faults end with the daemon");
     assert!(node.disk("db").holds(8, 2));
+}
+
+/// Spec G11, on real files: `io_timeout` is 1 s here, and the commit takes a second at most.
+#[test]
+fn a_replica_that_hangs_holds_its_volume_up_for_io_timeout_and_comes_back() {
+    let node = started(&format!("{MIRROR}{SWITCH}"));
+    let mut disk = node.disk("db");
+    disk.write(8, 1);
+    node.said(&["inject", "db", "b", "hang"]);
+    let started = monotonic();
+    disk.write(8, 2);
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert!(disk.holds(8, 2));
+    node.until_condition("db", "Degraded", "ReplicaStale");
+    node.said(&["inject", "db", "b", "clear"]);
+    node.until_condition("db", "Degraded", "AllInSync");
+    assert!(disk.holds(8, 2));
 }
