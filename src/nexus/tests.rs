@@ -2,6 +2,7 @@
 
 mod assembly;
 mod basics;
+mod cuts;
 mod faults;
 mod forced;
 mod grow;
