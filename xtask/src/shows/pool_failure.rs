@@ -14,6 +14,7 @@ use crate::daemon::{self, Daemon, Site};
 
 pub(super) fn round(seed: u64) -> Result<String> {
     dying_pool(seed)?;
+    pool_that_comes_back(seed)?;
     truncated_replica(seed)?;
     Ok("no client saw an error, no stale copy was read".to_owned())
 }
@@ -66,6 +67,30 @@ fn dying_pool(seed: u64) -> Result<()> {
     both_in_sync(&running).context("the stale replica is rebuilt by itself")?;
     load.check()
         .context("read once more, from whichever copy")?;
+    running.stop()
+}
+
+/// The daemon lets go of a filesystem that was shut down, so that it can be unmounted, and takes it back by itself.
+fn pool_that_comes_back(seed: u64) -> Result<()> {
+    let site = Site::new(&daemon::build()?)?;
+    let a = LoopPool::new(Filesystem::Xfs)?;
+    let mut b = LoopPool::new(Filesystem::Xfs)?;
+    configure(&site, &a, &b)?;
+    let load = Load::new(&site, "db", seed);
+    let running = site.start()?;
+    both_in_sync(&running)?;
+    b.cut_power()?;
+    load.run(20).context("with one pool of two")?;
+    running.wait(
+        "done with the dead filesystem",
+        Duration::from_secs(60),
+        || {
+            // Busy until then.
+            Ok(b.restore_power().is_ok())
+        },
+    )?;
+    both_in_sync(&running).context("the pool is mounted again")?;
+    load.check().context("after the pool came back")?;
     running.stop()
 }
 
