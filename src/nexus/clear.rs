@@ -67,7 +67,8 @@ impl<E: NexusEnv> Inner<E> {
                     self.idle(idle_since)
                 };
                 let may_flush = crowded || since_flush >= FLUSH_TICKS;
-                if may_flush && !self.are_proven(&wanted) {
+                let unflushed = self.parts.breaks(Mutant::IntentClearedUnflushed);
+                if may_flush && !unflushed && !self.are_proven(&wanted) {
                     since_flush = 0;
                     // A failure faults the member; what is not proven stays set.
                     let _ = Rc::clone(&self).flush().await;

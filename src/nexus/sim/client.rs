@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use super::history::{History, Tag};
 use super::rig::{Rig, SimEnv};
@@ -21,6 +22,8 @@ pub(super) struct Clients {
     /// Requests that have not been answered.
     pub(super) pending: Cell<u64>,
     pub(super) errors: RefCell<Vec<IoError>>,
+    /// How long the slowest request took.
+    pub(super) slowest: Cell<Duration>,
     buffers: BufferPool,
 }
 
@@ -32,6 +35,7 @@ impl Clients {
             rig,
             pending: Cell::new(0),
             errors: RefCell::default(),
+            slowest: Cell::default(),
             buffers: BufferPool::default(),
         }
     }
@@ -71,7 +75,10 @@ impl Clients {
                 continue;
             }
             self.pending.set(self.pending.get() + 1);
+            let begun = clock.now();
             self.perform(&nexus, request.kind, request.blocks).await;
+            let took = clock.now().saturating_sub(begun);
+            self.slowest.set(self.slowest.get().max(took));
             self.pending.set(self.pending.get() - 1);
         }
     }

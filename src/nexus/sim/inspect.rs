@@ -3,14 +3,18 @@
 use std::time::Duration;
 
 use super::engine::{HEALING, bring_back};
+use super::marks::set_regions;
 use super::rig::{Rig, SimEnv};
 use super::run::Run;
 use crate::io::{BlockDevice, Clock};
 use crate::nexus::fan_out::either;
 use crate::nexus::{Health, Nexus, Policy};
 use crate::replica::Label;
-use crate::replica::layout::{DATA_OFFSET, LABEL_OFFSETS};
+use crate::replica::layout::{DATA_OFFSET, INTENT_OFFSET, LABEL_OFFSETS, MISSED_OFFSET};
 use crate::replica::replica::newest_label;
+
+/// How long intent bits may stay set while nobody writes (spec W9 asks for 5 s of rest).
+const DRAINING: Duration = Duration::from_secs(60);
 
 impl Run {
     /// I8: once a member left the committed table, no data write is submitted to it.
@@ -72,6 +76,16 @@ impl Run {
         }
     }
 
+    async fn drains(&self, nexus: &Nexus<SimEnv>) -> bool {
+        let clock = self.sim().node();
+        let drained = async {
+            while nexus.status().intent_regions > 0 {
+                clock.sleep(Duration::from_secs(1)).await;
+            }
+        };
+        either(clock.sleep(DRAINING), drained).await
+    }
+
     /// Everything healthy: all is resolved, read, stopped cleanly, and the members are equal.
     pub(super) async fn finish(self, nexus: Nexus<SimEnv>) {
         let (history, rig) = (&self.clients.history, self.rig());
@@ -96,6 +110,11 @@ impl Run {
         if let Some(error) = self.clients.errors.borrow().first() {
             history.fail(|| format!("G9: nothing is wrong any more, but a read got {error}"));
         }
+        // The fast path keeps no bitmaps (spec R8).
+        let is_single = rig.committed().len() == 1;
+        if !is_single && !self.drains(&nexus).await {
+            history.fail(|| "G9, I10: intent does not drain while nobody writes".to_owned());
+        }
         if !nexus.stop().await {
             history.fail(|| "A10: the last stop is not clean".to_owned());
         }
@@ -109,11 +128,131 @@ impl Run {
         {
             history.fail(|| format!("I10: members {members:?} differ at rest"));
         }
+        let marked = |disk: usize, area: u64| set_regions(&rig.disks[disk], area, size >> 20);
+        if !is_single
+            && let Some(disk) = members
+                .iter()
+                .find(|disk| !marked(**disk, INTENT_OFFSET).is_empty())
+        {
+            history.fail(|| format!("G9, I10: member {disk} has intent bits at rest"));
+        }
+        if !is_single
+            && let Some(disk) = members
+                .iter()
+                .find(|disk| !marked(**disk, MISSED_OFFSET).is_empty())
+        {
+            history.fail(|| format!("G9, I10: member {disk} has missed bits, but all are in sync"));
+        }
         for disk in &rig.disks {
             let padding = disk.visible(DATA_OFFSET + size..disk.size().max(DATA_OFFSET + size));
             if padding.iter().any(|byte| *byte != 0) {
                 history.fail(|| "G12: something was written behind the data area".to_owned());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scenario::{Ailment, Scenario, Trouble, What};
+    use super::*;
+    use crate::io::{BufferPool, IoError};
+    use crate::nexus::Witness;
+
+    /// What a check says about a volume with two members after `spoil`.
+    fn told(
+        spoil: impl AsyncFnOnce(&Run, &Nexus<SimEnv>) + 'static,
+        check: impl FnOnce(&Run, &Nexus<SimEnv>) + 'static,
+    ) -> String {
+        let mut scenario = Scenario::new(1);
+        (scenario.members, scenario.spares, scenario.volatile) = (2, 0, None);
+        let rig = Rig::new(1, 2, scenario.size, scenario.block);
+        let sim = rig.sim.clone();
+        sim.block_on(async move {
+            let run = Run::new(rig, &scenario);
+            let nexus = run.rig().create(&run.sim().node()).await.unwrap();
+            run.inspect_labels();
+            spoil(&run, &nexus).await;
+            check(&run, &nexus);
+            run.clients.history.violation().unwrap_or_default()
+        })
+    }
+
+    #[test]
+    fn a_volume_with_nothing_wrong_passes() {
+        let all = |run: &Run, _: &Nexus<SimEnv>| {
+            run.check_written();
+            run.inspect_labels();
+            run.check_marks();
+        };
+        assert_eq!(told(async |_, _| {}, all), "");
+    }
+
+    #[test]
+    fn a_label_that_goes_back_is_told() {
+        let back = async |run: &Run, _: &Nexus<SimEnv>| {
+            run.labels.borrow_mut()[1] = (7, 7);
+        };
+        let said = told(back, |run, _| run.inspect_labels());
+        assert!(said.contains("I3, I4: "), "{said}");
+    }
+
+    #[test]
+    fn a_table_without_members_and_a_write_to_one_that_left_are_told() {
+        let record = |run: &Run, left: usize| {
+            let mut record = run.rig().witness.record().unwrap();
+            let before = record.position();
+            record.generation += 1;
+            record.members[..left]
+                .iter_mut()
+                .for_each(|m| m.in_sync = false);
+            (before, record)
+        };
+        let empty = async move |run: &Run, _: &Nexus<SimEnv>| {
+            let (_, record) = record(run, 2);
+            run.rig().witness.replace(Some(record));
+        };
+        let said = told(empty, |run, _| run.check_written());
+        assert!(said.contains("I7: "), "{said}");
+        let written = async move |run: &Run, _: &Nexus<SimEnv>| {
+            let (before, record) = record(run, 1);
+            let committed = run.rig().witness.commit(Some(before), &record).await;
+            committed.unwrap();
+            let data = BufferPool::default().zeroed(4096);
+            let disk = run.rig().disks[0].open();
+            disk.write(DATA_OFFSET, &data, false).await.unwrap();
+        };
+        let said = told(written, |run, _| run.check_written());
+        assert!(said.contains("I8: "), "{said}");
+    }
+
+    #[test]
+    fn errors_and_long_waits_are_told_while_a_healthy_copy_is_left() {
+        let check = |what: What, took: u64, error: bool, expected: &str| {
+            let spoil = async move |run: &Run, _: &Nexus<SimEnv>| {
+                run.clients.slowest.set(Duration::from_secs(took));
+                if error {
+                    run.clients.errors.borrow_mut().push(IoError::EIO);
+                }
+            };
+            let said = told(spoil, move |run, nexus| {
+                let mut cycle = run.scenario.cycles[0].clone();
+                cycle.tasks.clear();
+                cycle.troubles = vec![Trouble {
+                    at: Duration::ZERO,
+                    span: Duration::ZERO,
+                    heals: true,
+                    what,
+                }];
+                run.check_errors(&cycle, &[0, 1], nexus);
+            });
+            assert!(said.contains(expected), "{what:?}: {said}");
+            assert_eq!(said.is_empty(), expected.is_empty(), "{said}");
+        };
+        let hung = What::Disk(0, Ailment::Hung);
+        check(hung, 60, false, "G11: ");
+        check(hung, 1, false, "");
+        check(What::Disk(0, Ailment::Lost), 1, true, "G1, G11: ");
+        check(What::Full, 60, true, "");
     }
 }

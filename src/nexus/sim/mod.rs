@@ -10,6 +10,7 @@ mod history;
 mod inspect;
 mod marks;
 mod rig;
+mod rules;
 mod run;
 mod scenario;
 mod seeds;

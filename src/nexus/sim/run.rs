@@ -108,15 +108,8 @@ pub(super) fn play(scenario: &Scenario, how: Play) -> Report {
     if how.trace {
         sim.keep_trace();
     }
-    let clients = Rc::new(Clients::new(rig, &scenario.islands));
-    let tally = Rc::default();
-    let run = Run {
-        clients: Rc::clone(&clients),
-        scenario: Rc::new(scenario.clone()),
-        labels: RefCell::new(vec![(0, 0); scenario.disks()]),
-        tally: Rc::clone(&tally),
-        begun: Cell::new(0),
-    };
+    let run = Run::new(rig, scenario);
+    let (clients, tally) = (Rc::clone(&run.clients), Rc::clone(&run.tally));
     let ended = caught(|| sim.block_on(run.all()));
     Report {
         tally: tally.get(),
@@ -126,6 +119,16 @@ pub(super) fn play(scenario: &Scenario, how: Play) -> Report {
 }
 
 impl Run {
+    pub(super) fn new(rig: Rig, scenario: &Scenario) -> Self {
+        Self {
+            clients: Rc::new(Clients::new(rig, &scenario.islands)),
+            scenario: Rc::new(scenario.clone()),
+            labels: RefCell::new(vec![(0, 0); scenario.disks()]),
+            tally: Rc::default(),
+            begun: Cell::new(0),
+        }
+    }
+
     async fn all(self) {
         let scenario = Rc::clone(&self.scenario);
         let mut node = self.sim().node();
@@ -176,6 +179,7 @@ impl Run {
         let clock = sim.node();
         self.clients.errors.borrow_mut().clear();
         self.clients.pending.set(0);
+        self.clients.slowest.take();
         self.begun.set(sim.tick());
         let mut waiting = Vec::new();
         for requests in &cycle.clients {

@@ -1,5 +1,7 @@
 //! What goes wrong while clients run, and which of it they may notice.
 
+use std::time::Duration;
+
 use tokio::sync::oneshot;
 
 use super::rig::{Rig, SimEnv};
@@ -9,6 +11,9 @@ use crate::io::sim::{SimFault, SimNode};
 use crate::io::{Clock, Spawn};
 use crate::nexus::Nexus;
 use crate::replica::layout::DATA_OFFSET;
+
+/// How long the commit without a hung member may take.
+const COMMITTING: Duration = Duration::from_secs(2);
 
 impl Run {
     /// Lets every trouble come, and go when its time is over.
@@ -60,10 +65,20 @@ impl Run {
                     .iter()
                     .all(|trouble| spares(trouble, *member))
         });
+        let is_healthy = healthy.next().is_some();
+        let hangs = |trouble: &Trouble| matches!(trouble.what, What::Disk(_, Ailment::Hung));
+        let (took, io) = (self.clients.slowest.get(), self.scenario.policy.timeouts.io);
+        let calm = !cycle.tasks.iter().flatten().any(|task| {
+            // They hold requests while they wait for disks of their own.
+            matches!(task.job, Job::Add(_) | Job::Remove(_) | Job::Grow(_))
+        });
+        if is_healthy && calm && cycle.troubles.iter().all(hangs) && took > io + COMMITTING {
+            self.clients
+                .history
+                .fail(|| format!("G11: a request took {took:?} although a healthy copy is left"));
+        }
         let errors = self.clients.errors.borrow();
-        if healthy.next().is_some()
-            && let Some(error) = errors.first()
-        {
+        if is_healthy && let Some(error) = errors.first() {
             self.clients.history.fail(|| {
                 let status = nexus.status();
                 format!(
