@@ -59,7 +59,11 @@ pub(super) fn plan(table: &Label, slot: usize, own: &Label, admitted: bool) -> C
 /// Why the records of the copies that stayed don't say what this one lacks, if so.
 fn obstacle(table: &Label, member: &Member, own: &Label) -> Option<String> {
     match member.state {
-        MemberState::Blank => return Some("the replica has no data of this volume yet".to_owned()),
+        MemberState::Blank => {
+            return Some(
+                "the replica was added anew: nothing that its file held before counts".to_owned(),
+            );
+        }
         MemberState::Removed => return Some("the replica was removed from the volume".to_owned()),
         MemberState::InSync | MemberState::Rebuilding | MemberState::Stale => {}
     }
@@ -198,7 +202,7 @@ mod tests {
         use RebuildKind::Full;
         type Change = fn(&mut Label, &mut Label);
         let cases: [(Change, &str); 9] = [
-            (|t, _| t.members[1].state = MemberState::Blank, "no data"),
+            (|t, _| t.members[1].state = MemberState::Blank, "added anew"),
             (|t, _| t.members[1].state = MemberState::Removed, "removed"),
             (|_, o| o.members[1].state = MemberState::Blank, "Blank"),
             (|_, o| o.members[1].state = MemberState::Stale, "Stale"),

@@ -108,7 +108,7 @@ impl Parts {
         let why = shell::capture(&mut self.site.volund(&["why", "db"]))?;
         let reason = why
             .lines()
-            .find(|line| line.contains("everything is copied"));
+            .find(|line| line.contains("rebuild: Full, because"));
         let reason = reason.with_context(|| format!("why does not say why:\n{why}"))?;
         wait_for(running, &BOTH)?;
         let copied = copied_bytes(running)? >> 20;
