@@ -123,9 +123,10 @@ pub struct Member {
     pub state: MemberState,
     /// Whether it is memory, whose contents never outlive a stop; nobody waits for such a member to come back.
     pub volatile: bool,
-    /// The generation in which it left the active set; 0 while it is in it.
+    /// The generation in which it left the write set; 0 while it is in the active set.
     pub since_gen: u64,
-    /// The last committed table in which it was `InSync`; nil if it never was.
+    /// The last committed table in which it got every write, as `InSync` or `Rebuilding`, before it left; nil if there is
+    /// none. Its own label says which of the two it was.
     pub insync_id: GenerationId,
 }
 
