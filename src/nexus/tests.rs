@@ -12,4 +12,5 @@ mod last_copy;
 mod members;
 mod reads;
 mod rebuild;
+mod rebuild_trouble;
 mod scrub;
