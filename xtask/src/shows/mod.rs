@@ -218,7 +218,8 @@ pub(crate) fn prepare() -> Result<()> {
         packages::JUDGES,
     ])?;
     daemon::build()?;
-    let examples = ["--example", "vhost_blocks", "--example", "crash_client"];
+    let examples = ["vhost_blocks", "vhost_late", "crash_client"];
+    let examples = examples.map(|name| format!("--example={name}"));
     shell::run(shell::cargo().args(["build", "--quiet"]).args(examples))
 }
 
