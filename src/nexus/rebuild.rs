@@ -313,7 +313,11 @@ impl<E: NexusEnv> Inner<E> {
         let lock = self.lock_table().await;
         self.check_target(job)?;
         let slot = job.slot;
+        let own = job.target.label();
         let change = |table: &mut Label| {
+            // I3, E1: after a forced start the volume counts from less than the copies that were not chosen.
+            table.generation = table.generation.max(own.generation.saturating_add(1));
+            table.epoch = table.epoch.max(own.epoch);
             table.rebuild_from_gen = table.generation;
             table.members[slot].state = MemberState::Rebuilding;
         };

@@ -5,8 +5,8 @@ use super::basics::{filled, on_volume, read, states};
 use crate::io::BlockDevice;
 use crate::io::sim::{SimFault, SimNode};
 use crate::model::status::ReplicaState::{Absent, InSync, Stale};
-use crate::nexus::AssemblyError;
 use crate::nexus::sim::{Rig, SimEnv};
+use crate::nexus::{AssemblyError, RebuildKind};
 use crate::replica::MemberState;
 
 /// Assembles with a decision about where to start.
@@ -80,5 +80,35 @@ fn a_forced_start_counts_for_the_generation_that_the_operator_saw_and_only_when_
             "the proof outranks the decision"
         );
         assert_eq!(read(&nexus, 0, 4096).await, Ok(vec![7; 4096]));
+    });
+}
+
+/// I3, E1: the copy that was not chosen has a label from later than anything that the new lineage has seen.
+#[test]
+fn a_copy_that_was_ahead_of_a_forced_start_is_rebuilt() {
+    on_split(async |rig, mut node| {
+        for _ in 0..5 {
+            let nexus = rig.assemble(&node, &[true, false]).await.unwrap();
+            drop(nexus);
+            node.kill();
+            node = rig.sim.node();
+        }
+        rig.witness.replace(None);
+        let nexus = force(&rig, &node, &[false, true], (1, 1)).await.unwrap();
+        nexus.attach(rig.candidate(0)).await.unwrap();
+        let ahead = nexus.inner.children[0].replica().unwrap().label();
+        let status = nexus.status();
+        assert!(status.generation < ahead.generation && status.epoch < ahead.epoch);
+        let report = nexus.rebuild(Rig::replica_id(0)).await.unwrap();
+        assert_eq!(report.kind, RebuildKind::Full, "A5");
+        assert_eq!(states(&nexus), [InSync, InSync]);
+        let status = nexus.status();
+        assert!(status.generation > ahead.generation && status.epoch >= ahead.epoch);
+        drop(nexus);
+        node.kill();
+
+        let node = rig.sim.node();
+        let nexus = rig.assemble(&node, &[true, false]).await.unwrap();
+        assert_eq!(read(&nexus, 0, 4096).await, Ok(vec![6; 4096]), "B4");
     });
 }
