@@ -175,6 +175,11 @@ impl<E: NexusEnv> Inner<E> {
         let target = child
             .replica()
             .map_err(|_| RebuildError::NotHere(replica))?;
+        if !admitted && child.is_busy() {
+            // What an earlier attempt still does to it would come after what this one does.
+            let reason = FaultReason::Hung(self.spec.borrow().policy.timeouts.io);
+            return Err(RebuildError::Target(reason));
+        }
         let job = Rc::new(Job {
             slot,
             plan: plan(&self.table.borrow(), slot, &target.label(), admitted),

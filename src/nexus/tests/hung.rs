@@ -10,7 +10,7 @@ use crate::io::{BlockDevice, Clock, IoError, Spawn};
 use crate::model::status::ReplicaState::{InSync, Stale};
 use crate::nexus::sim::{Rig, SimEnv};
 use crate::nexus::status::Health;
-use crate::nexus::{Nexus, Policy};
+use crate::nexus::{FaultReason, Nexus, Policy, RebuildError};
 use crate::replica::layout::DATA_OFFSET;
 use crate::units::MIB;
 
@@ -231,5 +231,34 @@ fn a_member_that_has_drained_is_news() {
         hang(&rig, 1, false);
         nexus.changed(status.version).await;
         assert!(nexus.status().children[1].wants_attach);
+    });
+}
+
+/// F1, A1: what an attempt that was given up still does to its target comes before the next attempt.
+#[test]
+fn no_rebuild_begins_while_an_earlier_one_is_still_at_work_on_the_target() {
+    on_volume(5, 2, async |rig, node, nexus| {
+        let lost = SimFault {
+            lost: true,
+            ..SimFault::default()
+        };
+        rig.disks[1].set_fault(lost);
+        nexus.write(0, &filled(4096, 1), true).await.unwrap();
+        let is_out = || nexus.status().children[1].wants_attach;
+        nexus.inner.signal.until(is_out).await;
+        rig.disks[1].set_fault(SimFault::default());
+        nexus.attach(rig.candidate(1)).await.unwrap();
+        hang(&rig, 1, true);
+        let target = Rig::replica_id(1);
+        let first = nexus.rebuild(target).await;
+        assert!(matches!(first, Err(RebuildError::Target(_))), "{first:?}");
+        let second = nexus.rebuild(target).await;
+        let refused = RebuildError::Target(FaultReason::Hung(10 * SECOND));
+        assert_eq!(second, Err(refused));
+        assert_eq!(nexus.inner.children[1].inflight(), 1);
+        hang(&rig, 1, false);
+        node.sleep(SECOND).await;
+        nexus.rebuild(target).await.unwrap();
+        assert_eq!(states(&nexus), [InSync, InSync]);
     });
 }
