@@ -92,6 +92,10 @@ impl<E: NexusEnv> Nexus<E> {
         if inner.slot_of(id).is_some() {
             return Err(MemberError::AlreadyThere(id));
         }
+        if inner.children.iter().any(|c| c.replica_id() == Some(id)) {
+            // It was removed just now, and its label is about to be wiped.
+            return Err(MemberError::Draining(id));
+        }
         let slot = inner.free_slot(id).ok_or(MemberError::Full)?;
         inner.leave_fast_path().await?;
         let child = &inner.children[slot];

@@ -162,3 +162,24 @@ fn the_membership_has_sixteen_slots_and_old_ones_are_used_again() {
         assert_eq!(table.members[7].replica, Rig::replica_id(17));
     });
 }
+
+/// F1: the same file can't be wiped for the member that goes and written for the one that comes.
+#[test]
+fn a_member_that_is_still_leaving_is_not_added_again() {
+    on_part(9, (2, 2), async |rig, node, nexus| {
+        let hung = SimFault {
+            hung: true,
+            ..SimFault::default()
+        };
+        rig.disks[1].set_fault(hung);
+        nexus.write(0, &filled(4096, 1), false).await.unwrap();
+        let id = Rig::replica_id(1);
+        assert_eq!(nexus.remove_member(id).await, Ok(Removal::LabelKept));
+        let again = nexus.add_member(candidate(&rig, 1)).await;
+        assert_eq!(again, Err(MemberError::Draining(id)));
+        rig.disks[1].set_fault(SimFault::default());
+        node.sleep(Duration::from_secs(1)).await;
+        nexus.add_member(candidate(&rig, 1)).await.unwrap();
+        assert_eq!(states(&nexus), [InSync, Blank]);
+    });
+}
