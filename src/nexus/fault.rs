@@ -41,7 +41,9 @@ impl<E: NexusEnv> Nexus<E> {
         inner.table.borrow_mut().name = name.clone();
         let table = inner.table.borrow().clone();
         let operation = |slot| (slot, inner.write_label(slot, table.clone(), false));
-        let operations = inner.writers().iter().map(operation).collect();
+        // Not of one whose rebuild begins just now: its label is still that of the table in which it was a copy (B3).
+        let members = inner.writers() & inner.committed_writers.get();
+        let operations = members.iter().map(operation).collect();
         let outcome = inner.fan_out(operations).await;
         for (slot, failure) in outcome.failures(inner.writers()) {
             inner.fault(slot, failure.reason());
