@@ -270,6 +270,16 @@ impl Label {
         if self.generation == 0 {
             return Err(field("generation", 0, "1 or more"));
         }
+        // They are counted up from.
+        for (name, number) in [
+            ("slot_seq", self.slot_seq),
+            ("generation", self.generation),
+            ("epoch", self.epoch),
+        ] {
+            if i64::try_from(number).is_err() {
+                return Err(field(name, number, "less than 2^63"));
+            }
+        }
         if !(1..=MEMBERS_MAX).contains(&self.members.len()) {
             return Err(field("member_count", self.members.len(), "1 to 16"));
         }

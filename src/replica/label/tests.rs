@@ -130,6 +130,9 @@ fn senseless_fields_are_refused_by_name() {
     check(124, &max[..4], "region_shift");
     check(112, &(1_u64 << 50).to_le_bytes(), "region_shift");
     check(128, &[0; 8], "generation");
+    check(16, &max, "slot_seq");
+    check(128, &max, "generation");
+    check(152, &max, "epoch");
     check(136, &[0; 16], "generation uuid");
     check(224, &[0], "member_count");
     check(224, &[17], "member_count");
