@@ -21,6 +21,7 @@ use super::live::{Live, Nudges, Outlook};
 use super::scrub;
 use crate::model::ReplicaId;
 use crate::model::observed::Problem;
+use crate::model::status::ReplicaState;
 use crate::nexus::{ChildStatus, Health, NexusStatus};
 
 /// How long a volume whose scheduled scrub ended early is left alone.
@@ -114,8 +115,8 @@ impl Keeper {
             .filter(|child| child.wants_attach || child.wants_rebuild)
             .cloned()
             .collect();
+        let known = out_of_sync(&status);
         self.told = Some(status);
-        let known: BTreeSet<ReplicaId> = out.iter().filter_map(|child| child.replica).collect();
         self.targets.retain(|replica, _| known.contains(replica));
         for child in &out {
             let Some(replica) = child.replica else {
@@ -177,7 +178,7 @@ impl Keeper {
     ) {
         let now = self.now();
         let target = self.targets.entry(replica).or_default();
-        if target.attempts.is_resting() || !target.attempts.is_due(now) {
+        if !target.attempts.is_due(now) {
             return;
         }
         target.waits_for = None;
@@ -286,6 +287,14 @@ impl Keeper {
     }
 }
 
+/// The members whose failures count: also those that can't be tried at the moment, such as one that has just failed and
+/// lets go of its file.
+fn out_of_sync(status: &NexusStatus) -> BTreeSet<ReplicaId> {
+    let members = status.children.iter().filter(|child| child.is_member);
+    let out = members.filter(|child| child.state != ReplicaState::InSync);
+    out.filter_map(|child| child.replica).collect()
+}
+
 impl Target {
     fn outlook(&self, replica: ReplicaId) -> Option<Outlook> {
         if let Some(why) = &self.waits_for {
@@ -314,5 +323,48 @@ impl Target {
                 message,
             }),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::assemble::initial_status;
+    use crate::replica::ErrorCounts;
+
+    #[test]
+    fn failures_are_remembered_while_a_member_can_not_be_tried() {
+        let replica = ReplicaId::from_uuid(uuid::Uuid::from_u128(1));
+        let check = |state: ReplicaState, is_member: bool, remembered: bool| {
+            let child = ChildStatus {
+                pool: None,
+                replica: Some(replica),
+                state,
+                reason: None,
+                is_member,
+                // Faulted or draining: neither can be done.
+                wants_attach: false,
+                wants_rebuild: false,
+                hung: false,
+                corrected_reads: 0,
+                errors: ErrorCounts::default(),
+                rebuild: None,
+            };
+            let children = vec![child];
+            let status = NexusStatus {
+                children,
+                ..initial_status()
+            };
+            assert_eq!(
+                out_of_sync(&status).contains(&replica),
+                remembered,
+                "{state:?}"
+            );
+        };
+        check(ReplicaState::Stale, true, true);
+        check(ReplicaState::Rebuilding, true, true);
+        check(ReplicaState::Absent, true, true);
+        check(ReplicaState::Absent, false, false);
+        check(ReplicaState::InSync, true, false);
     }
 }
