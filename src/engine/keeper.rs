@@ -100,6 +100,7 @@ impl Keeper {
 
     /// Does what can be done now. Returns how long nothing has to be done unless something happens; none at the end.
     async fn look(&mut self) -> Option<Option<Duration>> {
+        let looked = self.now();
         let status = self.status.borrow_and_update().clone();
         if status.health == Health::Stopped {
             return None;
@@ -131,7 +132,7 @@ impl Keeper {
         }
         self.publish(&engine, &live);
         let scrub = self.plan_scrub(&engine, &live);
-        let due = self.next_due().into_iter().chain(scrub).min();
+        let due = self.next_due(looked).into_iter().chain(scrub).min();
         Some(due)
     }
 
@@ -266,13 +267,13 @@ impl Keeper {
         }
     }
 
-    fn next_due(&self) -> Option<Duration> {
-        let now = self.now();
+    /// How long nothing is due that was not when it was last `looked`.
+    fn next_due(&self, looked: Duration) -> Option<Duration> {
         let waiting = self.targets.values().filter(|t| t.waits_for.is_none());
-        let due = waiting.filter_map(|target| target.attempts.due()).min()?;
-        // While a rebuild is under way, its end is what is waited for.
-        let due = due.saturating_sub(now);
-        (!due.is_zero()).then_some(due)
+        let due = waiting.filter_map(|target| target.attempts.due());
+        // What was due by then waits for something to happen: its disk to answer, or another's rebuild to end.
+        let next = due.filter(|due| *due > looked).min()?;
+        Some(next.saturating_sub(self.now()))
     }
 
     /// Shows what is being done about each target.
