@@ -38,9 +38,10 @@ release() {
     dmsetup resume --noudevsync --noudevrules "$1"
 }
 
+# A client ends when nobody holds its input open: so nobody else may inherit it.
 start() {
     volund run --config /etc/volund --state-dir /state/volund --runtime-dir /run/volund \
-        --http 127.0.0.1:9847 --node guest --io-threads 1 >>/run/volund.log 2>&1 &
+        --http 127.0.0.1:9847 --node guest --io-threads 1 >>/run/volund.log 2>&1 6>&- 7<&- 8>&- 9<&- &
     daemon=$!
 }
 
@@ -79,7 +80,8 @@ equal() {
 client() {
     rm -f /run/$1.in /run/$1.out
     mkfifo /run/$1.in /run/$1.out
-    vhost_late run /run/volund/$2.sock $3 </run/$1.in >/run/$1.out 2>>/run/client.log &
+    vhost_late run /run/volund/$2.sock $3 </run/$1.in >/run/$1.out 2>>/run/client.log 6>&- 7<&- 8>&- 9<&- &
+    clients="$clients $!"
 }
 
 # mirror COMMAND...: what the client of the mirror is to do. `said` has its answer.
@@ -119,11 +121,13 @@ clients() {
 
 no_clients() {
     exec 6>&- 7<&- 8>&- 9<&-
+    wait $clients
+    clients=
 }
 
 probe() {
     rm -f /run/probe.stop
-    vhost_late probe /run/volund/$1.sock 127.0.0.1:9847 /run/probe.stop $others >/run/probe.log 2>&1 &
+    vhost_late probe /run/volund/$1.sock 127.0.0.1:9847 /run/probe.stop $others >/run/probe.log 2>&1 6>&- 7<&- 8>&- 9<&- &
     prober=$!
 }
 
