@@ -72,7 +72,11 @@ impl<E: NexusEnv> Inner<E> {
                 let child = &inner.children[slot];
                 let _hold = child.hold(&inner.signal);
                 let replica = child.replica().map_err(Failure::Data)?;
-                replica.grow(size).await.map_err(Failure::Data)
+                // It flushes: if that fails, no later flush speaks for what was written before (spec W10).
+                let durable = child.durability.write(&inner.signal);
+                let grown = replica.grow(size).await;
+                durable.ended(grown);
+                grown.map_err(Failure::Data)
             });
             (slot, operation)
         };
