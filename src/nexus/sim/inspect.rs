@@ -59,7 +59,10 @@ impl Run {
                 Ok((_, label)) => {
                     let now = (label.generation, label.slot_seq);
                     let before = seen[index];
-                    if now.0 < before.0 || now.1 < before.1 {
+                    // A member that was taken out and added again since the last look has a new label area.
+                    let begun = rig.rebuilds.begun(Rig::replica_id(index));
+                    let may_be_new = begun.is_some_and(|begun| begun > self.inspected.get());
+                    if now.0 < before.0 || (now.1 < before.1 && !may_be_new) {
                         self.clients.history.fail(|| {
                             format!(
                                 "I3, I4: label of member {index} went from {before:?} to {now:?}"
@@ -74,6 +77,7 @@ impl Run {
                     .fail(|| format!("L1: member {index} has no label: {error}")),
             }
         }
+        self.inspected.set(rig.sim.tick());
     }
 
     async fn drains(&self, nexus: &Nexus<SimEnv>) -> bool {

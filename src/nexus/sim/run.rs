@@ -83,6 +83,8 @@ pub(super) struct Run {
     pub(super) scenario: Rc<Scenario>,
     /// Generation and slot sequence that each disk's durable label had last (I3, I4).
     pub(super) labels: RefCell<Vec<(u64, u64)>>,
+    /// The tick of that look.
+    pub(super) inspected: Cell<u64>,
     tally: Rc<Cell<Tally>>,
     /// When the cycle began.
     begun: Cell<u64>,
@@ -124,6 +126,7 @@ impl Run {
             clients: Rc::new(Clients::new(rig, &scenario.islands)),
             scenario: Rc::new(scenario.clone()),
             labels: RefCell::new(vec![(0, 0); scenario.disks()]),
+            inspected: Cell::new(0),
             tally: Rc::default(),
             begun: Cell::new(0),
         }
