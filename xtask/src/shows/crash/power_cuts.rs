@@ -15,7 +15,7 @@ use crate::shows::loop_pool::{Filesystem, LoopPool};
 /// Cuts in one round, the one right after the creation included.
 const CUTS: u32 = 10;
 /// Size of the volume: thin, and small enough for the pools.
-const VOLUME_MIB: u64 = 256;
+const VOLUME_MIB: u64 = 96;
 
 /// What loses its power.
 #[derive(Debug, Clone, Copy)]
