@@ -12,6 +12,7 @@ use super::mutant::Mutant;
 use super::nexus::{Inner, Mode, nap};
 use super::repair::is_correctable;
 use super::vote::extend;
+use super::write::Work;
 use crate::io::{IoBuffer, IoError, Spawn};
 
 /// Pause between two chunks of the background task while requests are running.
@@ -150,12 +151,16 @@ impl<E: NexusEnv> Inner<E> {
                 inner.mark(slot, &replica, &marks, note_missed).await?;
             }
             for run in differing {
-                let part = data.slice(run.start, run.len());
-                let at = start + run.start as u64;
-                inner
-                    .submitting(slot, || replica.write(at, &part, false))
-                    .await
-                    .map_err(Failure::Data)?;
+                // Durable before anybody reads it: at the next power loss this member could else fall back to what it
+                // had, and be the source then; what was read would change a second time (spec G5). The source was flushed
+                // when the volume was assembled.
+                let work = Work::Write {
+                    offset: start + run.start as u64,
+                    data: data.slice(run.start, run.len()),
+                    fua: true,
+                };
+                let written = inner.perform(slot, &work, &replica).await;
+                written.map_err(Failure::Data)?;
             }
             Ok(())
         })
