@@ -32,6 +32,8 @@ enum Found<D> {
     Blank(String),
     /// Not here, or refused (spec A3); never written to.
     Out(String),
+    /// Refused because its file is shorter than its label says (spec section 5).
+    Truncated(String),
 }
 
 impl<E: NexusEnv> Nexus<E> {
@@ -99,12 +101,13 @@ async fn open<E: NexusEnv>(
                 Some(reason) => Found::Out(reason),
             },
             Err(error @ OpenError::Blank { .. }) => Found::Blank(error.to_string()),
+            Err(error @ OpenError::Truncated { .. }) => Found::Truncated(error.to_string()),
             Err(error) => Found::Out(error.to_string()),
         },
     };
     let replica_id = match &found {
         Found::Replica(replica) => Some(replica.label().replica),
-        Found::Blank(_) | Found::Out(_) => candidate.replica,
+        Found::Blank(_) | Found::Out(_) | Found::Truncated(_) => candidate.replica,
     };
     Opened {
         pool: candidate.pool,
@@ -148,7 +151,7 @@ fn refuse_twins<D>(opened: &mut [Opened<D>]) {
         .iter()
         .map(|opened| match opened.found {
             Found::Replica(_) => opened.replica_id,
-            Found::Blank(_) | Found::Out(_) => None,
+            Found::Blank(_) | Found::Out(_) | Found::Truncated(_) => None,
         })
         .collect();
     for (index, opened) in opened.iter_mut().enumerate() {
@@ -171,7 +174,7 @@ fn decide<E: NexusEnv>(
         .iter()
         .filter_map(|opened| match &opened.found {
             Found::Replica(replica) => Some(replica.label()),
-            Found::Blank(_) | Found::Out(_) => None,
+            Found::Blank(_) | Found::Out(_) | Found::Truncated(_) => None,
         })
         .collect();
     let all: Vec<&Label> = labels.iter().map(Rc::as_ref).collect();
@@ -193,7 +196,9 @@ fn name_missing<D>(blocked: &mut Blocked, witness: Option<&WitnessRecord>, opene
         id.is_some_and(|id| members.iter().any(|m| m.replica == id && m.in_sync))
     };
     for candidate in opened {
-        let (Found::Blank(reason) | Found::Out(reason)) = &candidate.found else {
+        let (Found::Blank(reason) | Found::Out(reason) | Found::Truncated(reason)) =
+            &candidate.found
+        else {
             continue;
         };
         let what = match candidate.replica_id {
@@ -279,13 +284,10 @@ fn children<D: BlockDevice>(
             MemberState::InSync => table.generation + 1,
             _ => member.since_gen,
         };
-        let is_here = candidate
-            .as_ref()
-            .is_some_and(|c| matches!(c.found, Found::Replica(_)));
-        let reason = if is_here {
-            FaultReason::Behind
-        } else {
-            FaultReason::Absent
+        let reason = match candidate.as_ref().map(|c| &c.found) {
+            Some(Found::Replica(_)) => FaultReason::Behind,
+            Some(Found::Truncated(_)) => FaultReason::Truncated,
+            Some(Found::Blank(_) | Found::Out(_)) | None => FaultReason::Absent,
         };
         let state = match member.state {
             _ if is_among(&plan.active, member.replica) => ChildState::InSync,
@@ -305,7 +307,9 @@ fn children<D: BlockDevice>(
             identity.volatile |= candidate.volatile;
             match candidate.found {
                 Found::Replica(replica) => found = Some(replica),
-                Found::Blank(note) | Found::Out(note) => identity.note = Some(note),
+                Found::Blank(note) | Found::Out(note) | Found::Truncated(note) => {
+                    identity.note = Some(note)
+                }
             }
         }
         children.push(Child::new(identity, state, found));
@@ -320,7 +324,7 @@ fn spare<D>(opened: Opened<D>) -> ChildStatus {
             "memory is blank after a start; it waits for a rebuild".to_owned(),
         ),
         Found::Blank(reason) => (ReplicaState::Blank, reason),
-        Found::Out(reason) => (ReplicaState::Absent, reason),
+        Found::Out(reason) | Found::Truncated(reason) => (ReplicaState::Absent, reason),
         Found::Replica(_) => (
             ReplicaState::Absent,
             "it is not a member of the volume's newest table".to_owned(),

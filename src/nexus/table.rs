@@ -145,10 +145,16 @@ impl<E: NexusEnv> Inner<E> {
                 MemberState::Rebuilding => member.state = MemberState::Stale,
                 MemberState::Stale | MemberState::Blank | MemberState::Removed => {}
             }
+        }
+        for (child, member) in self.children.iter().zip(&mut table.members) {
             // What was cut off reads as zeroes when the file has its length back: no record says so, and all of it has to
             // be copied (spec section 5, `Truncated`).
-            if self.children[slot].state().reason() == Some(FaultReason::Truncated) {
-                table.members[slot].insync_id = GenerationId::nil();
+            let is_out = matches!(
+                child.state(),
+                ChildState::Faulted(_) | ChildState::Stale { .. }
+            );
+            if is_out && child.state().reason() == Some(FaultReason::Truncated) {
+                member.insync_id = GenerationId::nil();
             }
         }
         for member in &mut table.members {
