@@ -272,7 +272,11 @@ impl<E: NexusEnv> Inner<E> {
         let failed = |error| RebuildError::Target(FaultReason::Label(error));
         let (target, kind) = (&job.target, job.plan.kind);
         // What was read may be in the disk's cache only, left by a daemon that was killed.
-        target.flush().await.map_err(failed)?;
+        let flushed = target.flush().await;
+        // If that fails, no later flush of this open file is believed (spec W10).
+        let durability = &self.children[job.slot].durability;
+        durability.write(&self.signal).ended(flushed);
+        flushed.map_err(failed)?;
         let (len, shift) = {
             let table = self.table.borrow();
             (self.size.get(), table.region_shift)
