@@ -260,13 +260,13 @@ impl<E: NexusEnv> Inner<E> {
     pub(super) fn clear_all(self: &Rc<Self>, slot: usize) -> Operation {
         let inner = Rc::clone(self);
         Box::pin(async move {
+            let child = &inner.children[slot];
+            let _hold = child.hold(&inner.signal);
+            let replica = child.replica().map_err(Failure::Label)?;
             if !inner.is_complete() {
-                let child = &inner.children[slot];
-                let replica = child.replica().map_err(Failure::Label)?;
                 let merged = replica.merge_intent_into_missed().await;
                 merged.map_err(Failure::Label)?;
             }
-            let replica = inner.children[slot].replica().map_err(Failure::Label)?;
             for run in replica.set_regions(BitmapKind::Intent) {
                 replica.unset(BitmapKind::Intent, run);
             }

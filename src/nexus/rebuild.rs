@@ -164,7 +164,7 @@ impl<E: NexusEnv> Inner<E> {
         let child = &self.children[slot];
         let admitted = match child.state() {
             ChildState::Stale { .. } | ChildState::Blank => false,
-            ChildState::Rebuilding => true,
+            ChildState::Rebuilding => self.committed_writers.get().contains(slot),
             ChildState::InSync | ChildState::Failing(_) => {
                 return Err(RebuildError::InSync(replica));
             }
