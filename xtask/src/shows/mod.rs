@@ -143,9 +143,9 @@ pub(crate) const SHOWS: [Show; 22] = [
     },
     Show {
         name: "kill-9",
-        about: "50 kills a round under a client that remembers everything; little is resolved",
-        rounds_in_test: 2,
-        rounds_in_soak: 20,
+        about: "100 kills a round under a client that remembers everything; little is resolved",
+        rounds_in_test: 1,
+        rounds_in_soak: 10,
         round: crash::kill_nine::round,
     },
     Show {

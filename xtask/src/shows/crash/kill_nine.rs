@@ -10,8 +10,8 @@ use super::{Bench, configure, serving};
 use crate::daemon::{self, Site};
 use crate::shows::Random;
 
-/// Kills in one round.
-const KILLS: u32 = 50;
+/// Kills in one round: so many that it lasts longer than the 30 s within which written regions count.
+const KILLS: u32 = 100;
 /// Size of the volume: thin, so that it costs only what is written.
 const VOLUME_MIB: u64 = 4096;
 
@@ -44,6 +44,8 @@ impl Moment {
     fn any(random: &mut Random) -> Moment {
         let at = Duration::from_millis(random.below(250));
         match random.below(10) {
+            // Long enough for the daemon to find that regions are idle.
+            9 => Moment::AtWork(at * 10),
             0 => Moment::AfterStart(at),
             1 | 2 => Moment::AfterConnect(at / 4),
             _ => Moment::AtWork(at),
