@@ -133,14 +133,14 @@ pub enum Command {
     /// Look after the data of removed volumes.
     #[command(subcommand)]
     Quarantine(QuarantineCommand),
-    /// Break a replica on purpose, for tests and drills; needs `fault_injection` in [danger_zone].
+    /// Break a replica on purpose, for tests and drills; needs `fault_injection` in `[danger_zone]`.
     Inject {
         /// The volume.
         volume: VolumeName,
         /// The pool whose replica is to break.
         pool: PoolName,
-        /// What is to go wrong from now on, in place of what did: error=read|write|flush|all[:ERRNO], delay=50ms, hang,
-        /// torn-write, lost-device, each with [,one-in=N][,count=N]; or clear.
+        /// What is to go wrong from now on, in place of what did: `error=read|write|flush|all[:ERRNO]`, `delay=50ms`,
+        /// `hang`, `torn-write`, `lost-device`, each with `[,one-in=N][,count=N]`; or `clear`.
         #[arg(required = true, value_name = "FAULT")]
         faults: Vec<String>,
     },

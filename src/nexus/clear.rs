@@ -42,15 +42,21 @@ impl<E: NexusEnv> Inner<E> {
         let mut marks = VecDeque::with_capacity(IDLE_TICKS + 1);
         let mut idle_since = None;
         let mut since_flush = FLUSH_TICKS;
+        // Bits that the last owner left are looked at as soon as everything is resolved: else they pile up over lives that
+        // are shorter than a look, and each start resolves all of them.
+        let mut is_inherited = !self.unresolved.borrow().is_empty();
         loop {
             let serves = || self.mode.get() == Mode::Serving && !self.single.get();
-            let woken = self.signal.until(|| self.intent.crowded.get() || !serves());
-            either(self.parts.clock.sleep(TICK), woken).await;
+            let resolved = || is_inherited && self.unresolved.borrow().is_empty();
+            let woken = || self.intent.crowded.get() || resolved() || !serves();
+            either(self.parts.clock.sleep(TICK), self.signal.until(woken)).await;
             if !serves() {
                 break;
             }
+            let early = resolved();
+            is_inherited &= !early;
             let crowded = self.intent.crowded.replace(false);
-            if !crowded {
+            if !crowded && !early {
                 since_flush += 1;
                 marks.push_back(self.intent.now());
                 if marks.len() > IDLE_TICKS {
