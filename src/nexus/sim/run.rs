@@ -184,6 +184,8 @@ impl Run {
         self.clients.pending.set(0);
         self.clients.slowest.take();
         self.begun.set(sim.tick());
+        // Each cycle's clients are new, as those of a frontend that attaches: what failed before them is not theirs (F2).
+        nexus.reattached();
         let mut waiting = Vec::new();
         for requests in &cycle.clients {
             let (done, wait) = oneshot::channel();
