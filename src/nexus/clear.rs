@@ -56,6 +56,7 @@ impl<E: NexusEnv> Inner<E> {
             let early = resolved();
             is_inherited &= !early;
             let crowded = self.intent.crowded.replace(false);
+            self.intent.is_passing.set(true);
             if !crowded && !early {
                 since_flush += 1;
                 marks.push_back(self.intent.now());
@@ -82,6 +83,7 @@ impl<E: NexusEnv> Inner<E> {
                 self.clear(&wanted, !crowded).await;
                 drop(running);
             }
+            self.intent.is_passing.set(false);
             self.intent.passes.set(self.intent.passes.get() + 1);
             self.signal.notify();
             if !self.has_intent() {

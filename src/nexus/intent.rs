@@ -48,8 +48,10 @@ pub(super) struct Intent {
     pub(super) task: Cell<bool>,
     /// A write waits for room.
     pub(super) crowded: Cell<bool>,
-    /// Attempts to make room.
+    /// Attempts to make room that have ended.
     pub(super) passes: Cell<u64>,
+    /// Whether one is under way.
+    pub(super) is_passing: Cell<bool>,
     /// Bytes that had to be resolved when the volume was assembled.
     pub(super) resolved_bytes: Cell<u64>,
 }
@@ -98,6 +100,7 @@ impl Intent {
             task: Cell::new(false),
             crowded: Cell::new(false),
             passes: Cell::new(0),
+            is_passing: Cell::new(false),
             resolved_bytes: Cell::new(0),
         }
     }
@@ -293,13 +296,11 @@ impl<E: NexusEnv> Inner<E> {
         let room = limit.saturating_sub(self.intent.len());
         let writing = self.begin_write(bytes, room);
         if self.intent.len() > limit {
-            let seen = self.intent.passes.get();
+            // A pass that is under way has chosen already; the next one follows at once.
+            let own = self.intent.passes.get() + 1 + u64::from(self.intent.is_passing.get());
             self.intent.crowded.set(true);
             self.signal.notify();
-            let settled = || {
-                // The first pass may have begun before.
-                self.intent.len() <= limit || self.intent.passes.get() >= seen + 2
-            };
+            let settled = || self.intent.len() <= limit || self.intent.passes.get() >= own;
             self.signal
                 .until(|| settled() || !self.intent.task.get())
                 .await;

@@ -17,8 +17,11 @@ use crate::io::sim::{Sim, SimFault, SimHardware, SimNode};
 use crate::io::{Clock, Spawn};
 use crate::nexus::{AssemblyError, Mutant, Nexus};
 
-/// Longest that any request may take while the trouble of a cycle lasts at most 40 s and commits time out after 30 s.
-const PATIENCE: Duration = Duration::from_secs(240);
+/// Longest that the trouble of a cycle lasts, and some more.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest that any request may take while no copy is well: it may wait for a commit twice, its own and that of what it
+/// found unresolved, each for 30 s (spec F6).
+const PATIENCE_PER_REQUEST: Duration = Duration::from_secs(70);
 /// How often a start is tried when nothing is wrong any more. What the troubles before left in memory is gone by then.
 const CALM_STARTS: usize = 12;
 
@@ -205,7 +208,9 @@ impl Run {
         let before = self.rig().committed();
         self.make_troubles(&cycle.troubles, &clock).await;
         if cycle.patient {
-            let deadline = clock.sleep(PATIENCE);
+            let requests = cycle.clients.iter().map(Vec::len).max().unwrap_or(0);
+            let requests = u32::try_from(requests).unwrap_or(u32::MAX);
+            let deadline = clock.sleep(PATIENCE + PATIENCE_PER_REQUEST * requests);
             let all = async {
                 for wait in waiting {
                     let _ = wait.await;

@@ -211,3 +211,29 @@ fn memory_that_the_guest_took_away_is_no_fault_of_the_copy_and_is_told() {
         assert_eq!(ours, IoError::EIO);
     });
 }
+
+/// W8, F2: one copy is full, the other one can't be written to; then both are well again.
+#[test]
+fn a_volume_whose_copies_all_failed_goes_on_once_they_are_well() {
+    for seed in 0..20 {
+        on_volume(seed, 2, async |rig, node, nexus| {
+            nexus.write(0, &filled(65536, 1), true).await.unwrap();
+            rig.disks[1].set_fault(SimFault {
+                full: true,
+                ..SimFault::default()
+            });
+            rig.disks[0].set_fault(SimFault {
+                write_errors: 1,
+                ..SimFault::default()
+            });
+            let failed = nexus.write(0, &filled(8192, 2), false).await;
+            assert!(failed.is_err(), "{failed:?}");
+            node.sleep(Duration::from_secs(5)).await;
+            rig.disks[0].set_fault(SimFault::default());
+            rig.disks[1].set_fault(SimFault::default());
+            node.sleep(Duration::from_secs(5)).await;
+            let data = read(&nexus, 0, 4096).await;
+            assert!(data.is_ok(), "{data:?} {:?}", nexus.status());
+        });
+    }
+}
