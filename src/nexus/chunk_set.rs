@@ -54,6 +54,11 @@ impl ChunkSet {
         if range.is_empty() {
             return;
         }
+        debug_assert!(
+            range.end <= self.size,
+            "{range:?} leaves {} bytes",
+            self.size
+        );
         if self.bits.is_empty() {
             let chunks = self.size.div_ceil(CHUNK);
             self.bits = vec![0; index(chunks.div_ceil(64))];

@@ -339,6 +339,8 @@ impl<E: NexusEnv> Inner<E> {
         let shift = job.target.region_shift();
         let size = self.size.get();
         let mut todo = job.todo.borrow_mut();
+        // The volume may have grown since the rebuild was asked for.
+        *todo = ChunkSet::new(size);
         for run in job.target.set_regions(BitmapKind::Missed) {
             todo.insert(run.start << shift..(run.end << shift).min(size));
         }
