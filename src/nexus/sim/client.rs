@@ -15,6 +15,9 @@ use crate::io::sim::SimNode;
 use crate::io::{BlockDevice, BufferPool, Clock, IoBuffer, IoError, ZeroOptions};
 use crate::nexus::Nexus;
 
+/// Requests that take longer are remembered.
+const SLOW: Duration = Duration::from_secs(1);
+
 /// The clients of one volume and what they share.
 pub(super) struct Clients {
     pub(super) rig: Rig,
@@ -22,8 +25,8 @@ pub(super) struct Clients {
     /// Requests that have not been answered.
     pub(super) pending: Cell<u64>,
     pub(super) errors: RefCell<Vec<IoError>>,
-    /// How long the slowest request took.
-    pub(super) slowest: Cell<Duration>,
+    /// From when to when the requests of this cycle were under way that took longer than [`SLOW`].
+    pub(super) slow: RefCell<Vec<Range<Duration>>>,
     buffers: BufferPool,
 }
 
@@ -35,7 +38,7 @@ impl Clients {
             rig,
             pending: Cell::new(0),
             errors: RefCell::default(),
-            slowest: Cell::default(),
+            slow: RefCell::default(),
             buffers: BufferPool::default(),
         }
     }
@@ -77,8 +80,10 @@ impl Clients {
             self.pending.set(self.pending.get() + 1);
             let begun = clock.now();
             self.perform(&nexus, request.kind, request.blocks).await;
-            let took = clock.now().saturating_sub(begun);
-            self.slowest.set(self.slowest.get().max(took));
+            let life = begun..clock.now();
+            if life.end - life.start > SLOW {
+                self.slow.borrow_mut().push(life);
+            }
             self.pending.set(self.pending.get() - 1);
         }
     }

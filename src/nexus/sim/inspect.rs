@@ -232,31 +232,38 @@ mod tests {
 
     #[test]
     fn errors_and_long_waits_are_told_while_a_healthy_copy_is_left() {
-        let check = |what: What, took: u64, error: bool, expected: &str| {
+        let check = |troubles: Vec<What>, took: u64, error: bool, expected: &str| {
             let spoil = async move |run: &Run, _: &Nexus<SimEnv>| {
-                run.clients.slowest.set(Duration::from_secs(took));
+                let life = Duration::ZERO..Duration::from_secs(took);
+                run.clients.slow.borrow_mut().push(life);
                 if error {
                     run.clients.errors.borrow_mut().push(IoError::EIO);
                 }
             };
+            let what = format!("{troubles:?}");
             let said = told(spoil, move |run, nexus| {
                 let mut cycle = run.scenario.cycles[0].clone();
                 cycle.tasks.clear();
-                cycle.troubles = vec![Trouble {
+                let trouble = |what| Trouble {
                     at: Duration::ZERO,
                     span: Duration::ZERO,
                     heals: true,
                     what,
-                }];
+                };
+                cycle.troubles = troubles.into_iter().map(trouble).collect();
+                run.begun.take();
                 run.check_errors(&cycle, &[0, 1], nexus);
             });
-            assert!(said.contains(expected), "{what:?}: {said}");
+            assert!(said.contains(expected), "{what}: {said}");
             assert_eq!(said.is_empty(), expected.is_empty(), "{said}");
         };
         let hung = What::Disk(0, Ailment::Hung);
-        check(hung, 60, false, "G11: ");
-        check(hung, 1, false, "");
-        check(What::Disk(0, Ailment::Lost), 1, true, "G1, G11: ");
-        check(What::Full, 60, true, "");
+        check(vec![hung], 13, false, "G11: ");
+        check(vec![hung], 1, false, "");
+        // G11 bounds what one hung member costs.
+        check(vec![hung, hung], 13, false, "");
+        check(vec![hung, hung], 25, false, "G11: ");
+        check(vec![What::Disk(0, Ailment::Lost)], 1, true, "G1, G11: ");
+        check(vec![What::Full], 60, true, "");
     }
 }

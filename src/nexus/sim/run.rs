@@ -89,8 +89,8 @@ pub(super) struct Run {
     /// The tick of that look.
     pub(super) inspected: Cell<u64>,
     tally: Rc<Cell<Tally>>,
-    /// When the cycle began.
-    begun: Cell<u64>,
+    /// When the cycle began: tick and time.
+    pub(super) begun: Cell<(u64, Duration)>,
 }
 
 /// Plays a scenario to its end, or to the first violation.
@@ -131,7 +131,7 @@ impl Run {
             labels: RefCell::new(vec![(0, 0); scenario.disks()]),
             inspected: Cell::new(0),
             tally: Rc::default(),
-            begun: Cell::new(0),
+            begun: Cell::default(),
         }
     }
 
@@ -185,8 +185,8 @@ impl Run {
         let clock = sim.node();
         self.clients.errors.borrow_mut().clear();
         self.clients.pending.set(0);
-        self.clients.slowest.take();
-        self.begun.set(sim.tick());
+        self.clients.slow.take();
+        self.begun.set((sim.tick(), clock.now()));
         // Each cycle's clients are new, as those of a frontend that attaches: what failed before them is not theirs (F2).
         nexus.reattached();
         let mut waiting = Vec::new();
@@ -251,7 +251,7 @@ impl Run {
         }
         self.clients.history.killed();
         // A member that lost its cache and is still in the committed table counts as a power cut (spec G4, F2).
-        let begun = self.begun.get();
+        let (begun, _) = self.begun.get();
         let cut_off = |member: &usize| self.rig().lost_cache(*member, begun);
         if end == End::PowerCut || self.rig().committed().iter().any(cut_off) {
             self.clients.history.power_lost();

@@ -126,6 +126,25 @@ fn a_hung_label_write_of_a_second_member_does_not_stop_the_commit() {
     });
 }
 
+/// G11, F5: the second one was asked nothing until the commit without the first.
+#[test]
+fn two_members_that_hang_cost_a_timeout_each() {
+    on_volume(8, 3, async |rig, node, nexus| {
+        nexus.write(0, &filled(8192, 1), true).await.unwrap();
+        hang(&rig, 2, true);
+        let answer = start(&node, &nexus, async |nexus| {
+            nexus.write(0, &filled(8192, 2), false).await
+        });
+        node.sleep(9 * SECOND).await;
+        hang(&rig, 0, true);
+        node.sleep(11 * SECOND).await;
+        assert_eq!(answer.get(), None, "F6: not before the commit");
+        node.sleep(2 * SECOND).await;
+        assert_eq!(answer.get(), Some(Ok(())), "G11");
+        assert_eq!(rig.committed(), [1], "F5");
+    });
+}
+
 #[test]
 fn the_last_copy_is_waited_for_and_says_so_until_it_answers() {
     for members in [1, 2] {
