@@ -148,7 +148,6 @@ impl From<RebuildError> for EngineError {
             RebuildError::InSync(_) => "InSync",
             RebuildError::Busy => "Busy",
             RebuildError::Source { .. } => "SourceFailed",
-            RebuildError::Refused(_) => "ReplicaRefused",
             RebuildError::Target(_) => "TargetFailed",
             RebuildError::Stopped => "Stopping",
         };

@@ -105,6 +105,11 @@ impl Intent {
         }
     }
 
+    /// Base-2 logarithm of a region's size in the committed table.
+    pub(super) fn region_shift(&self) -> u32 {
+        self.region_shift.get()
+    }
+
     /// The regions that a range of bytes touches.
     pub(super) fn regions(&self, bytes: &Range<u64>) -> Range<u64> {
         let shift = self.region_shift.get();

@@ -174,7 +174,8 @@ impl<E: NexusEnv> Nexus<E> {
             let table = inner.table.borrow();
             (table.data_len, table.region_shift)
         };
-        catch_up(&replica, len, shift).await?;
+        let caught_up = catch_up(&replica, len, shift).await;
+        caught_up.map_err(MemberError::Label)?;
         child.enter(identity, Rc::new(replica));
         inner.touch();
         Ok(())
@@ -372,30 +373,21 @@ fn incoming<D>(candidate: Candidate<D>) -> Result<Incoming<D>, MemberError> {
     })
 }
 
-/// The volume grew while the member was away: so does its file, and its own label says so, with the generation that it
-/// had.
+/// Gives the file of a member that nobody uses, and its own label, the size of the volume; the label keeps the generation
+/// that it has. The volume grew while the member was away. Or the member's label is all that is left of a growth that
+/// was never committed, or that the copy of a forced start does not have (spec A5): what is behind the volume's end then
+/// is nobody's data.
 pub(super) async fn catch_up<D: BlockDevice>(
     replica: &Replica<D>,
     data_len: u64,
     region_shift: u32,
-) -> Result<(), MemberError> {
+) -> Result<(), IoError> {
     let own = replica.label();
-    if own.data_len > data_len {
-        let why = format!(
-            "it has {} bytes of data, the volume only {data_len}: a volume never shrinks",
-            own.data_len
-        );
-        return Err(MemberError::Refused(why));
-    }
     if own.data_len < data_len {
-        replica.grow(data_len).await.map_err(MemberError::Label)?;
-        let label = Label {
-            data_len,
-            region_shift,
-            ..(*own).clone()
-        };
-        let written = replica.write_label(&label).await;
-        written.map_err(MemberError::Label)?;
+        replica.grow(data_len).await?;
+    }
+    if (own.data_len, own.region_shift) != (data_len, region_shift) {
+        replica.take_size(data_len, region_shift).await?;
     }
     Ok(())
 }

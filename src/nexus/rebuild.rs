@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::chunk_set::ChunkSet;
 use super::env::NexusEnv;
 use super::fan_out::{Failure, Operation, either};
-use super::member::{MemberError, catch_up};
+use super::member::catch_up;
 use super::mutant::Mutant;
 use super::nexus::{Inner, Mode, Nexus, nap};
 use super::rebuild_plan::{CopyPlan, RebuildKind, plan};
@@ -47,9 +47,6 @@ pub enum RebuildError {
         /// Of the first block that can't be read.
         offset: u64,
     },
-    /// The target does not fit the volume.
-    #[error("{0}")]
-    Refused(String),
     /// The target failed, or was taken out; it is stale again.
     #[error("the target failed: {0}")]
     Target(FaultReason),
@@ -277,15 +274,9 @@ impl<E: NexusEnv> Inner<E> {
         let durability = &self.children[job.slot].durability;
         durability.write(&self.signal).ended(flushed);
         flushed.map_err(failed)?;
-        let (len, shift) = {
-            let table = self.table.borrow();
-            (self.size.get(), table.region_shift)
-        };
-        let caught_up = catch_up(target, len, shift).await;
-        caught_up.map_err(|error| match error {
-            MemberError::Label(error) => failed(error),
-            error => RebuildError::Refused(error.to_string()),
-        })?;
+        // Both of the committed table: a growth may be under way.
+        let (len, shift) = (self.size.get(), self.intent.region_shift());
+        catch_up(target, len, shift).await.map_err(failed)?;
         target.rewrite_bad_pages().await.map_err(failed)?;
         let all = 0..target.label().regions();
         let listed = if kind == RebuildKind::Full {

@@ -145,7 +145,7 @@ impl Bitmap {
     }
 
     /// Takes over a label with more regions, or larger ones; [`Bitmap::rewrite`] has to follow. New regions of the same
-    /// size are not set: nobody wrote to them. When a bit stands for more than before, every bit is set: that is how
+    /// size are not set: nobody wrote to them. Fewer are for a copy that nobody uses, and cleared before. When a bit stands for more than before, every bit is set: that is how
     /// the pages on disk count from the moment on at which the new label does.
     pub(super) fn resize(&self, region_shift: u32, regions: u64) {
         let before = self.identity.get();
@@ -156,7 +156,7 @@ impl Bitmap {
         let mut pages = self.pages.borrow_mut();
         let used = Self::pages_len(regions) / PAGE_SIZE;
         if region_shift == before.region_shift {
-            assert!(regions >= self.regions.get(), "volumes never shrink");
+            pages.truncate(used);
             let added = (pages.len()..used).map(|index| identity.empty_page(index));
             pages.extend(added.map(|page| Rc::new(PageState::new(page, true))));
         } else {

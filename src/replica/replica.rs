@@ -151,11 +151,36 @@ impl<D: BlockDevice> Replica<D> {
     /// When the new label would make this another replica or a smaller one, or take its generation or epoch back (spec
     /// I3, E1).
     pub async fn write_label(&self, new: &Label) -> Result<(), IoError> {
+        self.put_label(new, false).await
+    }
+
+    /// Gives a copy that nobody uses another size, durably; [`Replica::grow`] has made room for a larger one. A smaller one
+    /// is for a growth that the volume's table does not know of, because it was never committed, or because the volume was
+    /// started from a copy without it (spec A5): the file stays as large as it is, and [`Replica::grow`] zeroes what is
+    /// behind the data before it is used again.
+    ///
+    /// # Errors
+    /// As [`Replica::write_label`].
+    pub async fn take_size(&self, data_len: u64, region_shift: u32) -> Result<(), IoError> {
+        let label = Label {
+            data_len,
+            region_shift,
+            ..(*self.label()).clone()
+        };
+        self.put_label(&label, true).await
+    }
+
+    async fn put_label(&self, new: &Label, may_shrink: bool) -> Result<(), IoError> {
         self.writable()?;
         let before = self.label();
         let grows = (new.data_len, new.region_shift) != (before.data_len, before.region_shift);
         if new.check().is_err() || grows && new.file_len() > self.disk.size() {
             return Err(IoError::EINVAL);
+        }
+        if new.region_shift != before.region_shift {
+            // A page from a time when the label had the shift that it is about to have must not count again.
+            self.rewrite_bad_pages().await?;
+            self.flush().await?;
         }
         let mut new = new.clone();
         let same = (new.replica, new.volume, new.pool, new.own_slot)
@@ -167,7 +192,7 @@ impl<D: BlockDevice> Replica<D> {
             assert!(new.epoch >= now.epoch, "E1: epoch goes back");
             assert!(new.data_offset == now.data_offset, "data stays in place");
             let shrinks = new.data_len < now.data_len || new.region_shift < now.region_shift;
-            assert!(!shrinks, "volumes never shrink");
+            assert!(may_shrink || !shrinks, "volumes never shrink");
             new.fill(slot);
         };
         let _asked = self.pending.begin();
@@ -187,10 +212,15 @@ impl<D: BlockDevice> Replica<D> {
     /// count as all ones, and pages that had no regions before hold no bits that matter.
     async fn resize(&self, label: &Label) -> Result<(), IoError> {
         let (len, shift) = (label.data_len, label.region_shift);
-        if (len, shift) == (self.data_len.get(), self.region_shift.get()) {
+        let (len_before, shift_before) = (self.data_len.get(), self.region_shift.get());
+        if (len, shift) == (len_before, shift_before) {
             return Ok(());
         }
+        let regions_before = len_before.div_ceil(1 << shift_before);
         for bitmap in [&self.intent, &self.missed] {
+            if shift == shift_before && label.regions() < regions_before {
+                bitmap.clear(label.regions()..regions_before);
+            }
             bitmap.resize(shift, label.regions());
         }
         self.data_len.set(len);

@@ -1,10 +1,13 @@
 //! A volume grows while it is used (spec section 10).
 
+use std::time::Duration;
+
 use super::basics::{SIZE, filled, on_volume, read, states};
-use crate::io::sim::SimFault;
-use crate::io::{BlockDevice, IoError};
+use crate::io::sim::{SimFault, SimNode};
+use crate::io::{BlockDevice, Clock, IoError, Spawn};
 use crate::model::status::ReplicaState::{InSync, Stale};
-use crate::nexus::sim::Rig;
+use crate::nexus::sim::{Rig, SimEnv};
+use crate::nexus::{ForceStart, Nexus, RebuildKind};
 
 const LARGER: u64 = 3 * SIZE;
 
@@ -41,11 +44,11 @@ fn a_growth_that_was_cut_short_leaves_every_copy_in_sync() {
             nexus.write(0, &filled(4096, 1), true).await.unwrap();
             rig.witness.set_down(true);
             let growing = nexus.clone();
-            crate::io::Spawn::spawn(&node, async move {
+            node.spawn(async move {
                 let _ = growing.grow(LARGER).await;
             });
-            let some = std::time::Duration::from_micros(rig.sim.below(20_000));
-            crate::io::Clock::sleep(&node, some).await;
+            let some = Duration::from_micros(rig.sim.below(20_000));
+            node.sleep(some).await;
             drop(nexus);
             node.kill();
             rig.witness.set_down(false);
@@ -57,6 +60,99 @@ fn a_growth_that_was_cut_short_leaves_every_copy_in_sync() {
             assert_eq!(read(&nexus, LARGER - 4096, 4096).await, Ok(vec![0; 4096]));
         });
     }
+}
+
+/// Leaves the labels of members 0 and 2 of three with a larger volume that was never committed: member 1 is lost before
+/// its label is written, the witness is away, then the daemon is killed.
+async fn cut_growth_short(rig: &Rig, node: &SimNode, nexus: Nexus<SimEnv>) {
+    nexus.write(0, &filled(4096, 1), true).await.unwrap();
+    rig.witness.set_down(true);
+    let growing = nexus.clone();
+    node.spawn(async move {
+        let _ = growing.grow(LARGER).await;
+    });
+    while nexus.inner.table.borrow().data_len == SIZE {
+        node.sleep(Duration::from_micros(5)).await;
+    }
+    let lost = true;
+    rig.disks[1].set_fault(SimFault {
+        lost,
+        ..SimFault::default()
+    });
+    node.sleep(Duration::from_secs(1)).await;
+    drop(nexus);
+    node.kill();
+    rig.disks[1].set_fault(SimFault::default());
+    rig.witness.set_down(false);
+}
+
+/// G9: the members whose labels name the growth are on a branch that leads nowhere. They come back with the size that
+/// counts, and get only what they missed.
+#[test]
+fn members_with_a_growth_that_was_never_committed_come_back() {
+    for is_open in [false, true] {
+        on_volume(3, 3, async move |rig, node, nexus| {
+            cut_growth_short(&rig, &node, nexus).await;
+            let mut node = rig.sim.node();
+            let only = [false, true, false];
+            let mut nexus = rig.assemble(&node, &only).await.unwrap();
+            assert_eq!(nexus.size(), SIZE, "A5: proven by the witness");
+            nexus.write(4096, &filled(4096, 2), true).await.unwrap();
+            if is_open {
+                drop(nexus);
+                node.kill();
+                node = rig.sim.node();
+                nexus = rig.assemble(&node, &rig.all()).await.unwrap();
+            }
+            for disk in [0, 2] {
+                if !is_open {
+                    nexus.attach(rig.candidate(disk)).await.unwrap();
+                }
+                let own = nexus.inner.children[disk].replica().unwrap().label();
+                assert_eq!(own.data_len, if is_open { LARGER } else { SIZE });
+                let report = nexus.rebuild(Rig::replica_id(disk)).await.unwrap();
+                assert_eq!(report.kind, RebuildKind::Partial, "B3");
+            }
+            assert_eq!(states(&nexus), [InSync; 3]);
+            nexus.grow(LARGER).await.unwrap();
+            let end = usize::try_from(LARGER - SIZE).unwrap();
+            for disk in 0..3 {
+                assert_eq!(rig.visible(disk, 0, 8192), [[1; 4096], [2; 4096]].concat());
+                assert_eq!(rig.visible(disk, SIZE, LARGER - SIZE), vec![0; end]);
+            }
+        });
+    }
+}
+
+/// A5: the copy that an operator did not choose had grown, and was written where the chosen one has nothing.
+#[test]
+fn a_copy_that_had_grown_before_a_forced_start_takes_the_size_of_the_chosen_one() {
+    on_volume(4, 2, async |rig, node, nexus| {
+        drop(nexus);
+        node.kill();
+        let node = rig.sim.node();
+        let nexus = rig.assemble(&node, &[true, false]).await.unwrap();
+        nexus.grow(LARGER).await.unwrap();
+        nexus.write(SIZE, &filled(4096, 7), true).await.unwrap();
+        drop(nexus);
+        node.kill();
+        rig.witness.replace(None);
+        let node = rig.sim.node();
+        let mut chosen = rig.clone();
+        chosen.spec.force_start = Some(ForceStart {
+            from: Rig::replica_id(1),
+            at_generation: 1,
+        });
+        let nexus = chosen.assemble(&node, &[false, true]).await.unwrap();
+        assert_eq!(nexus.size(), SIZE);
+        nexus.attach(rig.candidate(0)).await.unwrap();
+        let report = nexus.rebuild(Rig::replica_id(0)).await.unwrap();
+        assert_eq!(report.kind, RebuildKind::Full, "A5");
+        nexus.grow(LARGER).await.unwrap();
+        for disk in 0..2 {
+            assert_eq!(rig.visible(disk, SIZE, 4096), vec![0; 4096]);
+        }
+    });
 }
 
 #[test]

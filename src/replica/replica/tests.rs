@@ -308,6 +308,47 @@ fn crash_during_growth_leaves_the_old_or_the_new_size_and_every_set_bit() {
     }
 }
 
+/// Section 10: a growth that was never committed is undone on a copy that nobody uses; what was behind the end is zeroed
+/// before it is used again.
+#[test]
+fn crash_while_a_growth_is_undone_leaves_either_size_and_every_bit_below_it() {
+    for shift in [20, 21] {
+        let replica = fresh();
+        run(replica.grow(20 * MIB)).unwrap();
+        run(replica.write_label(&sized(&replica.label(), 20, shift))).unwrap();
+        run(replica.write(19 * MIB, &buffers().copy_of(&[7; 4096]), true)).unwrap();
+        for region in [3, 9] {
+            let marked = replica.set_durable(BitmapKind::Missed, region..region + 1);
+            run(marked).unwrap();
+        }
+        let before = replica.disk().steps().len();
+        run(replica.take_size(DATA_LEN, 20)).unwrap();
+        let regions = DATA_LEN / MIB;
+        let expected = if shift == 20 { 3..4 } else { 0..regions };
+        assert_eq!(
+            replica.set_regions(BitmapKind::Missed),
+            [expected.clone()],
+            "L4: another unit sets all"
+        );
+        for done in before..=replica.disk().steps().len() {
+            for cut in replica.disk().after_power_cut(done) {
+                let found = open(cut).unwrap();
+                let (len, unit) = (found.data_len(), 1 << found.region_shift());
+                let runs = found.set_regions(BitmapKind::Missed);
+                let holds = |at: u64| runs.iter().any(|run| run.contains(&(at / unit)));
+                assert!(holds(3 * MIB), "after {done} steps: {runs:?}");
+                assert!(len == DATA_LEN || len == 20 * MIB);
+            }
+        }
+        run(replica.grow(20 * MIB)).unwrap();
+        run(replica.take_size(20 * MIB, 20)).unwrap();
+        assert_eq!(replica.set_regions(BitmapKind::Missed), [expected]);
+        let behind = buffers().get(4096);
+        run(replica.read(19 * MIB, &behind)).unwrap();
+        assert_eq!(behind.to_vec(), [0; 4096]);
+    }
+}
+
 /// Section 5: no label ever names more data than the file has.
 #[test]
 fn a_label_that_needs_more_room_than_there_is_is_refused() {
