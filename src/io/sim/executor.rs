@@ -139,11 +139,13 @@ impl Sim {
         self.world.trace.borrow().clone().unwrap_or_default()
     }
 
-    /// Runs `main` and every other task until `main` has ended. Virtual time passes only when no task is ready.
+    /// Runs `main` and every other task until `main` has ended; the others end with it. Virtual time passes only when no
+    /// task is ready.
     ///
     /// # Panics
     /// When nothing can ever happen any more although `main` has not ended: a deadlock.
     pub fn block_on<T: 'static>(&self, main: impl Future<Output = T> + 'static) -> T {
+        let _end = EndOfWorld(&self.world);
         let answer = Rc::new(RefCell::new(None));
         let slot = Rc::clone(&answer);
         self.node().spawn(async move {
@@ -156,6 +158,21 @@ impl Sim {
             }
             let progressed = self.world.run_one() || self.world.fire_timer();
             assert!(progressed, "deadlock: no task is ready and no timer is set");
+        }
+    }
+}
+
+/// Ends every task when dropped: tasks hold the world that holds them, so nothing else would free either.
+struct EndOfWorld<'a>(&'a World);
+
+impl Drop for EndOfWorld<'_> {
+    fn drop(&mut self) {
+        loop {
+            // Dropped outside of the borrow: destructors may spawn, wake and look at the world.
+            let last = self.0.tasks.borrow_mut().pop_last();
+            if last.is_none() {
+                break;
+            }
         }
     }
 }
@@ -366,6 +383,19 @@ mod tests {
         let later = clock.clone();
         sim.block_on(async move { later.sleep(Duration::from_secs(3600)).await });
         assert_eq!(clock.now() - before, Duration::from_secs(3600));
+    }
+
+    #[test]
+    fn the_end_of_main_frees_what_other_tasks_hold() {
+        let sim = Sim::new(1);
+        let (node, held) = (sim.node(), Rc::new(()));
+        let (clock, theirs) = (node.clone(), Rc::clone(&held));
+        node.spawn(async move {
+            clock.sleep(Duration::from_secs(1)).await;
+            drop(theirs);
+        });
+        sim.block_on(async {});
+        assert_eq!(Rc::strong_count(&held), 1);
     }
 
     #[test]
