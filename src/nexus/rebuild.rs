@@ -199,7 +199,8 @@ impl<E: NexusEnv> Inner<E> {
     ) -> Result<RebuildReport, RebuildError> {
         let started = self.parts.clock.now();
         if job.plan.kind != RebuildKind::Resumed {
-            self.prepare(job).await?;
+            let prepared = self.prepare(job).await;
+            prepared.inspect_err(|_| self.let_go(job))?;
             self.join(job).await?;
         }
         self.load_todo(job);
@@ -263,6 +264,16 @@ impl<E: NexusEnv> Inner<E> {
             return Err(RebuildError::Stopped);
         }
         result
+    }
+
+    /// A target that fails before it gets writes never is `Faulted`. It is opened and locked anew all the same (spec A1,
+    /// E6): its device may be gone, and the file that is open would fail for ever (G9). Not while it hangs.
+    fn let_go(&self, job: &Job<E::Disk>) {
+        let child = &self.children[job.slot];
+        if !child.state().is_written() && !child.is_busy() && self.is_here(job) {
+            child.release();
+            self.touch();
+        }
     }
 
     async fn prepare_target(&self, job: &Job<E::Disk>) -> Result<(), RebuildError> {

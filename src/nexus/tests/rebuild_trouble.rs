@@ -171,3 +171,19 @@ fn a_target_that_hangs_is_given_up_after_the_timeout() {
         assert_equal(&rig, &[0, 1]);
     });
 }
+
+/// G9, E6: a member that waits for its rebuild loses its device, which comes back as another one. The file that is open
+/// would fail for ever.
+#[test]
+fn a_target_whose_device_went_before_its_rebuild_is_opened_anew() {
+    on_disks(12, (1, 2), async |rig, _, nexus| {
+        nexus.add_member(candidate(&rig, 1)).await.unwrap();
+        rig.disks[1].unplug();
+        let failed = nexus.rebuild(Rig::replica_id(1)).await;
+        assert!(matches!(failed, Err(RebuildError::Target(_))), "{failed:?}");
+        assert!(nexus.status().children[1].wants_attach, "A1");
+        bring_back(&rig, &nexus, 1).await;
+        rebuild(&nexus, 1).await;
+        assert_equal(&rig, &[0, 1]);
+    });
+}
