@@ -17,6 +17,10 @@ use crate::model::status::ReplicaState;
 use crate::model::{GenerationId, PoolId, PoolName, ReplicaId};
 use crate::replica::{Access, Ancestors, ErrorCounts, Label, MemberState, OpenError, Replica};
 
+/// Why a file can't be used that was in another slot of the table once.
+pub(super) const ANOTHER_SLOT: &str =
+    "its label is from another membership: take it out of the volume and add it again";
+
 /// A candidate after it was opened.
 struct Opened<D> {
     pool: PoolName,
@@ -269,7 +273,7 @@ fn children<D: BlockDevice>(
         chosen.iter().any(|index| labels[*index].replica == replica)
     };
     let mut children = Vec::new();
-    for member in &table.members {
+    for (slot, member) in table.members.iter().enumerate() {
         if member.state == MemberState::Removed {
             children.push(Child::vacant());
             continue;
@@ -306,7 +310,11 @@ fn children<D: BlockDevice>(
             identity.pool = Some(candidate.pool);
             identity.volatile |= candidate.volatile;
             match candidate.found {
-                Found::Replica(replica) => found = Some(replica),
+                Found::Replica(replica) if replica.label().own_slot == slot => {
+                    found = Some(replica)
+                }
+                // It is to be made a new member, or to be taken out: see `attach`.
+                Found::Replica(_) => identity.note = Some(ANOTHER_SLOT.to_owned()),
                 Found::Blank(note) | Found::Out(note) | Found::Truncated(note) => {
                     identity.note = Some(note)
                 }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use tokio::sync::oneshot;
 
-use super::assemble::refusal;
+use super::assemble::{ANOTHER_SLOT, refusal};
 use super::child::Identity;
 use super::env::{Candidate, NexusEnv, Presence};
 use super::fan_out::{Failure, either};
@@ -147,7 +147,13 @@ impl<E: NexusEnv> Nexus<E> {
         }
         let (identity, pool) = (incoming.identity.clone(), incoming.pool);
         let found = read_label(&inner, &incoming.disk).await;
-        if matches!(found, Err(OpenError::Blank { .. })) {
+        // A file that the table calls blank may still have the label of a slot that its member had once: what made it a
+        // new member was cut short.
+        let is_left_over = |label: &Label| {
+            let is_its_own = label.volume == inner.spec.borrow().id && label.replica == id;
+            child.state() == ChildState::Blank && label.own_slot != slot && is_its_own
+        };
+        if matches!(found, Err(OpenError::Blank { .. })) || found.as_ref().is_ok_and(is_left_over) {
             // Whatever it was in sync with is not in this file (spec L2).
             let blank = |table: &mut Label| {
                 table.members[slot].state = MemberState::Blank;
@@ -157,7 +163,7 @@ impl<E: NexusEnv> Nexus<E> {
             return inner.make_replica(slot, incoming).await;
         }
         let opened = match found {
-            Ok(()) => Replica::open(incoming.disk, &inner.parts.buffers).await,
+            Ok(_) => Replica::open(incoming.disk, &inner.parts.buffers).await,
             Err(error) => Err(error),
         };
         let replica = opened.map_err(|error| MemberError::Refused(error.to_string()))?;
@@ -166,9 +172,7 @@ impl<E: NexusEnv> Nexus<E> {
             return Err(MemberError::Refused(reason));
         }
         if replica.label().own_slot != slot {
-            let why =
-                "its label is from another membership: take it out of the volume and add it again";
-            return Err(MemberError::Refused(why.to_owned()));
+            return Err(MemberError::Refused(ANOTHER_SLOT.to_owned()));
         }
         let (len, shift) = {
             let table = inner.table.borrow();
@@ -392,8 +396,8 @@ pub(super) async fn catch_up<D: BlockDevice>(
     Ok(())
 }
 
-/// Whether there is a label, without taking the disk.
-async fn read_label<E: NexusEnv>(inner: &Inner<E>, disk: &E::Disk) -> Result<(), OpenError> {
+/// The label, without taking the disk.
+async fn read_label<E: NexusEnv>(inner: &Inner<E>, disk: &E::Disk) -> Result<Label, OpenError> {
     let slots = SlotPair::read(disk, &inner.parts.buffers, LABEL_OFFSETS).await?;
-    newest_label(&slots).map(|_| ())
+    newest_label(&slots).map(|(_, label)| label)
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::super::sim::{Rig, SimEnv};
+use super::super::slots::SLOTS_MAX;
 use super::super::status::Health;
 use super::super::{Candidate, MemberError, Nexus, Removal};
 use super::basics::{SIZE, filled, read, states};
@@ -182,4 +183,49 @@ fn a_member_that_is_still_leaving_is_not_added_again() {
         nexus.add_member(candidate(&rig, 1)).await.unwrap();
         assert_eq!(states(&nexus), [InSync, Blank]);
     });
+}
+
+/// G9: the file of a member that left while it was away has a label of the slot that it had. It comes back into another
+/// slot, and what makes it a new member is cut short.
+#[test]
+fn a_new_member_with_a_label_of_another_slot_is_made_anew() {
+    for is_restarted in [false, true] {
+        let disks = SLOTS_MAX + 1;
+        on_part(3, (1, disks), async move |rig, mut node, mut nexus| {
+            for disk in 1..SLOTS_MAX {
+                nexus.add_member(candidate(&rig, disk)).await.unwrap();
+                if disk == 1 {
+                    nexus.rebuild(Rig::replica_id(1)).await.unwrap();
+                    let lost = true;
+                    rig.disks[1].set_fault(SimFault {
+                        lost,
+                        ..SimFault::default()
+                    });
+                }
+                nexus.remove_member(Rig::replica_id(disk)).await.unwrap();
+            }
+            // Every slot was used, and the one of disk 1 longest ago.
+            let last = candidate(&rig, SLOTS_MAX);
+            nexus.add_member(last).await.unwrap();
+            rig.disks[1].set_fault(SimFault {
+                write_errors: 1,
+                ..SimFault::default()
+            });
+            let added = nexus.add_member(candidate(&rig, 1)).await;
+            assert!(matches!(added, Err(MemberError::Label(_))), "{added:?}");
+            rig.disks[1].set_fault(SimFault::default());
+            if is_restarted {
+                drop(nexus);
+                node.kill();
+                node = rig.sim.node();
+                nexus = rig.assemble(&node, &rig.all()).await.unwrap();
+            }
+            nexus.attach(candidate(&rig, 1)).await.unwrap();
+            for disk in [1, SLOTS_MAX] {
+                nexus.rebuild(Rig::replica_id(disk)).await.unwrap();
+            }
+            assert_eq!(nexus.status().health, Health::Online);
+            drop(node);
+        });
+    }
 }
