@@ -80,7 +80,9 @@ impl<E: NexusEnv> Nexus<E> {
         let keep_clean = leader.flags.clean && inner.parts.breaks(Mutant::CleanKept);
         let keep_clean = keep_clean && !plan.forced;
         let expected = witness.as_ref().map(WitnessRecord::position);
+        let flush = inner.intent.flush_begins();
         inner.take_over(expected, keep_clean).await?;
+        inner.inherit_bits(flush);
         let unresolved = inner.unresolved.borrow().bytes();
         inner.intent.resolved_bytes.set(unresolved);
         // The last owner may have been interrupted before it did so.

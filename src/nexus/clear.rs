@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::env::NexusEnv;
 use super::fan_out::{Failure, Operation, either};
-use super::intent::Region;
+use super::intent::{Intent, Region};
 use super::mutant::Mutant;
 use super::nexus::{Inner, Mode};
 use crate::io::{Clock, Spawn};
@@ -23,6 +23,8 @@ const IDLE_TICKS: usize = 6;
 const FLUSH_TICKS: u32 = 5;
 /// When too many bits are set, one in so many is cleared at once.
 const BATCH: u64 = 8;
+/// Of the bits that the last owner left, one in so many is cleared at once as their regions are resolved, and one at least.
+const INHERITED_BATCH: u64 = 256;
 
 impl<E: NexusEnv> Inner<E> {
     /// Starts the task unless it runs or has nothing to do.
@@ -39,25 +41,30 @@ impl<E: NexusEnv> Inner<E> {
     }
 
     async fn clear_lazily(self: Rc<Self>) {
+        let clock = &self.parts.clock;
         let mut marks = VecDeque::with_capacity(IDLE_TICKS + 1);
         let mut idle_since = None;
         let mut since_flush = FLUSH_TICKS;
-        // Bits that the last owner left are looked at as soon as everything is resolved: else they pile up over lives that
-        // are shorter than a look, and each start resolves all of them.
-        let mut is_inherited = !self.unresolved.borrow().is_empty();
+        let mut next_look = clock.now() + TICK;
+        let mut resolved_before = 0;
         loop {
             let serves = || self.mode.get() == Mode::Serving && !self.single.get();
-            let resolved = || is_inherited && self.unresolved.borrow().is_empty();
+            // Bits that the last owner left are cleared while their regions are resolved, a few at a time: else they pile
+            // up over lives that are too short to resolve all of them, since each begins anew.
+            let found = self.intent.found_len();
+            let enough = resolved_before + (found / INHERITED_BATCH).max(1);
+            let resolved = || found > 0 && self.intent.resolved.get() >= enough;
             let woken = || self.intent.crowded.get() || resolved() || !serves();
-            either(self.parts.clock.sleep(TICK), self.signal.until(woken)).await;
+            let rest = next_look.saturating_sub(clock.now());
+            either(clock.sleep(rest), self.signal.until(woken)).await;
             if !serves() {
                 break;
             }
-            let early = resolved();
-            is_inherited &= !early;
+            resolved_before = self.intent.resolved.get();
             let crowded = self.intent.crowded.replace(false);
             self.intent.is_passing.set(true);
-            if !crowded && !early {
+            if clock.now() >= next_look {
+                next_look = clock.now() + TICK;
                 since_flush += 1;
                 marks.push_back(self.intent.now());
                 if marks.len() > IDLE_TICKS {
@@ -80,7 +87,10 @@ impl<E: NexusEnv> Inner<E> {
                     // A failure faults the member; what is not proven stays set.
                     let _ = Rc::clone(&self).flush().await;
                 }
-                self.clear(&wanted, !crowded).await;
+                // A bit that comes back with a power cut costs the resolving of its region; while that goes on anyhow,
+                // nobody waits for the disk.
+                let fua = !crowded && self.unresolved.borrow().is_empty();
+                self.clear(&wanted, fua).await;
                 drop(running);
             }
             self.intent.is_passing.set(false);
@@ -126,12 +136,22 @@ impl<E: NexusEnv> Inner<E> {
             && (found.is_empty() || self.intent.is_proven(self.intent.found_needs.get()))
     }
 
+    /// The bits that the last owner left, of regions that nobody has written since. `flush` was submitted before each
+    /// member was flushed for the new label (spec A8), and nobody but the last owner, who is gone (A1), wrote before that:
+    /// so it proves what is behind them, and they may be cleared once they are resolved (spec W9).
+    pub(super) fn inherit_bits(self: &Rc<Self>, flush: u64) {
+        self.find_bits();
+        self.intent.found_needs.set(flush);
+        self.intent.proved(flush);
+        self.ensure_clearing();
+    }
+
     /// Looks for bits that nobody set here: those left by the last owner, and those that a member brought with it. Who
     /// wrote there is unknown, so a flush from now on has to prove them.
     fn find_bits(&self) {
         let mut found = self.intent.found.borrow_mut();
         let known = self.intent.regions.borrow();
-        let tracked = found.iter().map(|run| run.end - run.start).sum::<u64>() + self.intent.len();
+        let tracked = length(&found) + self.intent.len();
         if self.intent_regions() <= tracked {
             return;
         }
@@ -206,7 +226,7 @@ impl<E: NexusEnv> Inner<E> {
         self.is_complete() || self.active.get().iter().all(noted)
     }
 
-    fn is_unresolved(&self, regions: &Range<u64>) -> bool {
+    pub(super) fn is_unresolved(&self, regions: &Range<u64>) -> bool {
         self.first_unresolved(regions).is_some()
     }
 
@@ -298,6 +318,17 @@ impl<E: NexusEnv> Inner<E> {
         }
         self.ensure_resolving();
     }
+}
+
+impl Intent {
+    /// How many regions are known to have a bit that nobody set here.
+    fn found_len(&self) -> u64 {
+        length(&self.found.borrow())
+    }
+}
+
+fn length(runs: &[Range<u64>]) -> u64 {
+    runs.iter().map(|run| run.end - run.start).sum()
 }
 
 /// Adds a run behind the others, joined with the last one if they touch.

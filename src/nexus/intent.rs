@@ -54,6 +54,8 @@ pub(super) struct Intent {
     pub(super) is_passing: Cell<bool>,
     /// Bytes that had to be resolved when the volume was assembled.
     pub(super) resolved_bytes: Cell<u64>,
+    /// Regions of which the last chunk was resolved since then.
+    pub(super) resolved: Cell<u64>,
 }
 
 /// A region whose intent bit is set, or about to be.
@@ -102,6 +104,7 @@ impl Intent {
             passes: Cell::new(0),
             is_passing: Cell::new(false),
             resolved_bytes: Cell::new(0),
+            resolved: Cell::new(0),
         }
     }
 

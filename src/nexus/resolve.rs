@@ -6,17 +6,17 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::chunk_set::CHUNK;
 use super::env::NexusEnv;
 use super::fan_out::{Failure, Operation};
 use super::mutant::Mutant;
 use super::nexus::{Inner, Mode, nap};
 use super::repair::is_correctable;
+use super::throttle::Pace;
 use super::vote::extend;
 use super::write::Work;
-use crate::io::{IoBuffer, IoError, Spawn};
+use crate::io::{Clock, IoBuffer, IoError, Spawn};
 
-/// Pause between two chunks of the background task while requests are running.
-const THROTTLE: Duration = Duration::from_millis(1);
 /// Pause after a chunk that could not be made equal.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
@@ -39,7 +39,7 @@ impl<E: NexusEnv> Inner<E> {
         loop {
             let next = self.unresolved.borrow().first_in(&range);
             match next {
-                Some(chunk) => self.resolve_chunk(chunk).await?,
+                Some(chunk) => self.resolve_run(chunk).await?,
                 None => return Ok(()),
             }
         }
@@ -55,60 +55,104 @@ impl<E: NexusEnv> Inner<E> {
     /// R3: everything in address order, over and over until nothing is left or the volume stops.
     async fn resolve_all(self: Rc<Self>) {
         let mut from = 0;
+        let mut last = Duration::ZERO;
+        // Up to here chunks are taken one by one, since one of them could not be made equal.
+        let mut one_by_one_until = 0;
         while self.mode.get() == Mode::Serving {
-            let rest = from..self.size.get();
-            let next = self.unresolved.borrow().first_in(&rest);
-            let Some(chunk) = next else {
+            let pace = self.resolve_pace(last);
+            let run_max = if from < one_by_one_until {
+                CHUNK
+            } else {
+                pace.run_max
+            };
+            let Some(run) = self.unresolved_run(from, run_max) else {
                 if self.unresolved.borrow().is_empty() {
                     break;
                 }
                 from = 0;
+                one_by_one_until = 0;
                 continue;
             };
-            from = chunk.end;
             // Not while the way that requests are served changes: on the fast path nobody takes locks (spec R8).
             let Ok(running) = self.admit().await else {
                 break;
             };
-            let resolved = self.resolve_chunk(chunk).await;
+            let started = self.parts.clock.now();
+            let resolved = self.resolve_run(run.clone()).await;
+            last = self.parts.clock.now().saturating_sub(started);
             drop(running);
-            if resolved.is_err() {
+            if resolved.is_ok() {
+                from = run.end;
+                let pause = self.resolve_pace(last).pause;
+                if !pause.is_zero() {
+                    nap(&self, pause).await;
+                }
+            } else if run.end - run.start > CHUNK {
+                one_by_one_until = run.end;
+            } else {
+                from = run.end;
                 nap(&self, AFTER_FAILURE).await;
-            } else if self.running.get() > 0 {
-                nap(&self, THROTTLE).await;
             }
         }
         self.resolve_task.set(false);
         self.touch();
     }
 
-    /// Makes one chunk equal on all members: from whichever can be read, since any of them satisfies G4 (spec A9).
-    async fn resolve_chunk(self: &Rc<Self>, chunk: Range<u64>) -> Result<(), IoError> {
-        let _lock = self.locks.exclusive(chunk.clone()).await;
-        if self.unresolved.borrow().first_in(&chunk).is_none() {
+    /// Guest I/O goes first, as it does before a rebuild (spec R3, B9), but no longer than what a crash would leave
+    /// shrinks: when more regions were marked in this life than were resolved, there are no pauses.
+    pub(super) fn resolve_pace(&self, last: Duration) -> Pace {
+        let pace = Pace::new(self.running.get() > 0, last);
+        if self.intent.len() > self.intent.resolved.get() {
+            let pause = Duration::ZERO;
+            Pace { pause, ..pace }
+        } else {
+            pace
+        }
+    }
+
+    /// The next neighbouring chunks of U, all in one region.
+    fn unresolved_run(&self, from: u64, max: u64) -> Option<Range<u64>> {
+        let run = self
+            .unresolved
+            .borrow()
+            .run_in(&(from..self.size.get()), max)?;
+        let first = self.intent.regions(&run).start;
+        let region = self.intent.bytes(&(first..first + 1));
+        Some(run.start..run.end.min(region.end))
+    }
+
+    /// Makes chunks of one region equal on all members: from whichever can be read, since any of them satisfies G4 (spec
+    /// A9).
+    async fn resolve_run(self: &Rc<Self>, run: Range<u64>) -> Result<(), IoError> {
+        let _lock = self.locks.exclusive(run.clone()).await;
+        if self.unresolved.borrow().first_in(&run).is_none() {
             return Ok(());
         }
         if self.mode.get() == Mode::LostOwnership {
             return Err(IoError::EIO);
         }
-        let len = usize::try_from(chunk.end - chunk.start).expect("a chunk is 64 KiB");
-        let (source, data) = self.read_any(chunk.start, len).await?;
+        let len = usize::try_from(run.end - run.start).expect("a run is 1 MiB at most");
+        let (source, data) = self.read_any(run.start, len).await?;
         let note_missed = !self.is_complete();
         let others = (self.writers() - source).iter();
         let operation = |slot| {
             (
                 slot,
-                self.equalise(slot, chunk.start, data.clone(), note_missed),
+                self.equalise(slot, run.start, data.clone(), note_missed),
             )
         };
         let mut outcome = self.fan_out(others.map(operation).collect()).await;
         outcome.done = outcome.done | source;
         self.settle(&outcome)?;
         if !self.committed_writers.get().is_within(outcome.done) {
-            self.note_missed(outcome.done, chunk.clone()).await;
+            self.note_missed(outcome.done, run.clone()).await;
         }
         self.acknowledge(outcome.done).await?;
-        self.unresolved.borrow_mut().remove_covered(&chunk);
+        self.unresolved.borrow_mut().remove_covered(&run);
+        if !self.is_unresolved(&self.intent.regions(&run)) {
+            self.intent.resolved.set(self.intent.resolved.get() + 1);
+            self.signal.notify();
+        }
         Ok(())
     }
 

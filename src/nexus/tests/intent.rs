@@ -117,6 +117,54 @@ fn what_the_last_owner_left_is_cleared_once_it_is_resolved_and_flushed() {
 }
 
 #[test]
+fn what_is_resolved_is_cleared_though_no_life_is_long_enough_for_all() {
+    on_regions(40, async |rig, mut node, mut nexus| {
+        for region in 0..32 {
+            write_region(&nexus, region).await;
+        }
+        let mut before = 33 * MIB;
+        while before > 0 {
+            drop(nexus);
+            node.kill();
+            node = rig.sim.node();
+            nexus = rig.assemble(&node, &rig.all()).await.unwrap();
+            let left = nexus.status().resolved_bytes;
+            assert!(
+                left < before,
+                "W9: {left} bytes, a life of a few regions was for nothing"
+            );
+            let most = left.saturating_sub(4 * MIB);
+            let is_over = || nexus.status().unresolved_bytes <= most;
+            nexus.inner.signal.until(is_over).await;
+            // A page write takes its time.
+            node.sleep(SECOND / 200).await;
+            before = left;
+        }
+    });
+}
+
+/// While regions of an earlier life wait to be resolved, what a crash would leave does not grow because guests are busy.
+#[test]
+fn resolving_pauses_for_guests_unless_they_mark_more_than_is_resolved() {
+    on_regions(40, async |rig, node, nexus| {
+        for region in 0..8 {
+            write_region(&nexus, region).await;
+        }
+        let nexus = crash(&rig, &node, nexus).await;
+        let pause = || nexus.inner.resolve_pace(SECOND / 100).pause;
+        assert_eq!(pause(), Duration::ZERO, "no guest");
+        let guest = nexus.inner.enter();
+        assert_eq!(pause(), SECOND / 100);
+        for region in 20..30 {
+            write_region(&nexus, region).await;
+        }
+        assert!(nexus.inner.intent.resolved.get() < 10);
+        assert_eq!(pause(), Duration::ZERO, "it is behind");
+        drop(guest);
+    });
+}
+
+#[test]
 fn nothing_is_cleared_without_a_flush_that_succeeds_on_every_member() {
     on_regions(24, async |rig, node, nexus| {
         rig.disks[1].set_fault(SimFault {
