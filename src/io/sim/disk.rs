@@ -80,7 +80,11 @@ struct State {
     last_data_write: Cell<u64>,
     /// Units of the data area that fail to be read until they are written.
     unreadable: RefCell<BTreeSet<u64>>,
+    /// Told of each write to the data area before it is submitted.
+    watcher: RefCell<Option<Watcher>>,
 }
+
+type Watcher = Rc<dyn Fn(Range<u64>)>;
 
 /// What a write does to the bytes once it takes effect.
 #[derive(Clone)]
@@ -115,6 +119,7 @@ impl SimHardware {
             inflight: RefCell::default(),
             last_data_write: Cell::new(0),
             unreadable: RefCell::default(),
+            watcher: RefCell::default(),
         };
         Self {
             state: Rc::new(state),
@@ -225,6 +230,11 @@ impl SimHardware {
         );
         let block = offset - offset % self.state.layout.block;
         self.state.unreadable.borrow_mut().insert(block);
+    }
+
+    /// Has each write to the data area told to `watcher`, as bytes of the disk, before it is submitted.
+    pub fn watch_data_writes(&self, watcher: impl Fn(Range<u64>) + 'static) {
+        self.state.watcher.replace(Some(Rc::new(watcher)));
     }
 
     /// The [`Sim::tick`] at which a write to the data area was last submitted.
@@ -369,6 +379,10 @@ impl SimDisk {
             Work::Store(store) => {
                 if store.offset >= self.state.layout.data_offset {
                     self.state.last_data_write.set(id);
+                    let watcher = self.state.watcher.borrow().clone();
+                    if let Some(watcher) = watcher {
+                        watcher(store.offset..store.offset + store.data.len() as u64);
+                    }
                 }
                 Some(store.clone())
             }

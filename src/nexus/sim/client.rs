@@ -161,6 +161,10 @@ impl Clients {
         if !acked {
             return;
         }
+        self.check_noted(
+            tag,
+            &(blocks.start * self.block()..blocks.end * self.block()),
+        );
         for member in self.rig.committed() {
             for block in blocks.clone() {
                 let at = block * self.block();

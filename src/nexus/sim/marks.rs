@@ -10,7 +10,7 @@ use crate::replica::layout::{
     DATA_OFFSET, INTENT_OFFSET, LABEL_OFFSETS, MISSED_OFFSET, PAGE_SIZE, REGIONS_PER_PAGE,
 };
 use crate::replica::replica::newest_label;
-use crate::replica::{Label, MemberState};
+use crate::replica::{Label, Member, MemberState};
 
 /// Where a page's bits begin.
 const BITS_AT: usize = 32;
@@ -70,8 +70,20 @@ pub(super) fn label(disk: &SimHardware) -> Option<Label> {
 
 /// The regions whose bits are set, as a read returns them. A damaged page counts as all ones.
 pub(super) fn set_regions(disk: &SimHardware, offset: u64, regions: u64) -> BTreeSet<u64> {
+    regions_of(&disk.visible(page_at(offset)), regions)
+}
+
+/// The same, of what a power cut can't take away.
+pub(super) fn durable_regions(disk: &SimHardware, offset: u64, regions: u64) -> BTreeSet<u64> {
+    regions_of(&disk.durable(page_at(offset)), regions)
+}
+
+const fn page_at(offset: u64) -> Range<u64> {
+    offset..offset + PAGE_SIZE as u64
+}
+
+fn regions_of(page: &[u8], regions: u64) -> BTreeSet<u64> {
     assert!(regions <= REGIONS_PER_PAGE, "simulated volumes need a page");
-    let page = disk.visible(offset..offset + PAGE_SIZE as u64);
     let (body, sum) = page.split_at(PAGE_SIZE - 4);
     let is_intact = crc32c::crc32c(body).to_le_bytes() == *sum;
     let bit = |region: &u64| {
@@ -97,8 +109,14 @@ pub(super) fn differing(a: &SimHardware, b: &SimHardware, size: u64, shift: u32)
         .collect()
 }
 
+/// Whether the volume has bitmaps: the fast path of a table with one member keeps none (spec R8).
+pub(super) fn keeps_bitmaps(table: &Label) -> bool {
+    let is_in = |member: &&Member| member.state != MemberState::Removed;
+    table.members.iter().filter(is_in).count() > 1
+}
+
 /// Whether the table and the member's own label make a partial rebuild of it possible (spec B3).
-fn is_partial(table: &Label, own: &Label) -> bool {
+pub(super) fn is_partial(table: &Label, own: &Label) -> bool {
     let listed = table.members.iter().find(|m| m.replica == own.replica);
     let was = own.members.get(own.own_slot).map(|member| member.state);
     listed.is_some_and(|member| {
@@ -122,10 +140,7 @@ impl Run {
         let Some(table) = tables.find(|label| rig.is_committed(label.generation_id)) else {
             return;
         };
-        let living = table.members.iter();
-        let living = living.filter(|member| member.state != MemberState::Removed);
-        if living.count() == 1 {
-            // The fast path keeps no bitmaps (spec R8).
+        if !keeps_bitmaps(table) {
             return;
         }
         let (size, shift) = (table.data_len, table.region_shift);

@@ -3,6 +3,7 @@
 //! [`rig`] builds a volume out of simulated parts; directed tests use it too. [`run`] takes one seed through several
 //! crashes. [`history`] decides whether what the clients saw is what the specification promises.
 
+mod bits;
 mod caught;
 mod client;
 mod engine;

@@ -21,7 +21,7 @@ const RULES: [Row; 24] = [
     ("I2", "fn saw"),
     ("I3", "fn inspect_labels"),
     ("I4", "fn inspect_labels"),
-    ("I5", "fn unmarked"),
+    ("I5", "fn check_marked"),
     ("I6", "fn on_witness_error"),
     ("I7", "fn check_written"),
     ("I8", "fn check_written"),
@@ -34,6 +34,7 @@ const RULES: [Row; 24] = [
 #[test]
 fn every_rule_has_a_checker() {
     let sources = [
+        include_str!("bits.rs"),
         include_str!("client.rs"),
         include_str!("history.rs"),
         include_str!("inspect.rs"),

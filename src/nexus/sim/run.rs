@@ -114,6 +114,7 @@ pub(super) fn play(scenario: &Scenario, how: Play) -> Report {
         sim.keep_trace();
     }
     let run = Run::new(rig, scenario);
+    run.clients.watch_bits();
     let (clients, tally) = (Rc::clone(&run.clients), Rc::clone(&run.tally));
     let ended = caught(|| sim.block_on(run.all()));
     Report {
