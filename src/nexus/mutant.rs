@@ -37,9 +37,10 @@ pub enum Mutant {
     IntentNotDurable,
     /// W9: bits are cleared although no flush was completed since the last write.
     IntentClearedUnflushed,
-    /// W7: a write that a member missed does not note its own regions.
+    /// W7: a write that a member of the committed table misses does not note its own regions, neither before its data nor
+    /// before its acknowledgement.
     OwnRegionsForgotten,
-    /// F4: the table without a member is written without taking intent into missed.
+    /// F4: the table without a member is written without taking intent into missed, after a fault and at assembly (A8).
     IntentNotMerged,
     /// W4: resolving writes without setting intent bits.
     ResolveWithoutIntent,

@@ -213,7 +213,7 @@ impl<E: NexusEnv> Inner<E> {
         runs: Vec<Range<usize>>,
     ) -> Operation {
         let inner = Rc::clone(self);
-        let note_missed = !self.is_complete();
+        let note_missed = self.notes_missed();
         Box::pin(async move {
             let child = &inner.children[slot];
             let _hold = child.hold(&inner.signal);

@@ -133,7 +133,7 @@ impl<E: NexusEnv> Inner<E> {
         }
         let len = usize::try_from(run.end - run.start).expect("a run is 1 MiB at most");
         let (source, data) = self.read_any(run.start, len).await?;
-        let note_missed = !self.is_complete();
+        let note_missed = self.notes_missed();
         let others = (self.writers() - source).iter();
         let operation = |slot| {
             (

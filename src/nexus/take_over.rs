@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::assembly::AssemblyError;
 use super::env::{NexusEnv, Parts};
 use super::fan_out::{Failure, Operation};
+use super::mutant::Mutant;
 use super::nexus::Inner;
 use super::slots::SlotSet;
 use super::state::{ChildEvent, ChildState};
@@ -66,7 +67,7 @@ impl<E: NexusEnv> Inner<E> {
             table.flags.clean = keep_clean;
             self.table.replace(table.clone());
             let (readers, writers) = sets(&table);
-            let merge = has_outsiders(&table);
+            let merge = has_outsiders(&table) && !self.parts.breaks(Mutant::IntentNotMerged);
             let unfinished = self.marked(readers, unfinished_in);
             let operation = |slot| {
                 let label = table.clone();

@@ -196,7 +196,7 @@ impl<E: NexusEnv> Inner<E> {
         let range = work.range();
         // Held to the end: as long as members may differ, the bits stay (W9).
         let writing = self.writing_when_room(&range).await;
-        let note_missed = !self.is_complete();
+        let note_missed = self.notes_missed();
         let operation = |slot| {
             let (work, marks) = (work.clone(), writing.marks());
             (slot, self.store_on(slot, work, marks, note_missed))
@@ -206,7 +206,7 @@ impl<E: NexusEnv> Inner<E> {
         self.settle(&outcome)?;
         // W7: this write may have been admitted before the fault, after F4 took its snapshot.
         let is_done = self.committed_writers.get().is_within(outcome.done);
-        if !is_done && !self.parts.breaks(Mutant::OwnRegionsForgotten) {
+        if !is_done {
             self.note_missed(outcome.done, range).await;
         }
         self.acknowledge(outcome.done).await
@@ -326,8 +326,20 @@ impl<E: NexusEnv> Inner<E> {
         answer
     }
 
+    /// Whether a write that begins now is missed by somebody, which the survivors note before its data (spec W4): also
+    /// one that is faulted and still in the committed table (W7).
+    pub(super) fn notes_missed(&self) -> bool {
+        if self.parts.breaks(Mutant::OwnRegionsForgotten) {
+            return self.members() != self.committed_writers.get();
+        }
+        !self.is_complete()
+    }
+
     /// W7: makes it durable on the survivors that somebody lacks this range.
     pub(super) async fn note_missed(self: &Rc<Self>, survivors: SlotSet, range: Range<u64>) {
+        if self.parts.breaks(Mutant::OwnRegionsForgotten) {
+            return;
+        }
         let operation = |slot: usize| {
             let (inner, range) = (Rc::clone(self), range.clone());
             let operation: Operation = Box::pin(async move {

@@ -6,6 +6,7 @@
 mod bits;
 mod caught;
 mod client;
+mod directed;
 mod engine;
 mod history;
 mod inspect;

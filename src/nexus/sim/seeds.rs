@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::directed;
 use super::run::{Play, Report, Tally, play};
 use super::scenario::Scenario;
 use super::shrink::shrink;
@@ -13,9 +14,15 @@ use crate::nexus::Mutant;
 /// Seeds of the fast tests.
 const SEEDS: u64 = 60;
 
-fn attempt_seed(seed: u64, mutant: Option<Mutant>) -> Report {
+/// What a seed plays: a random scenario, unless the bug to be found has one of its own.
+fn scenario(seed: u64, wanted: Option<Mutant>) -> Scenario {
+    let directed = wanted.and_then(|mutant| directed::scenario(mutant, seed));
+    directed.unwrap_or_else(|| Scenario::new(seed))
+}
+
+fn attempt(scenario: &Scenario, mutant: Option<Mutant>) -> Report {
     let trace = false;
-    play(&Scenario::new(seed), Play { mutant, trace })
+    play(scenario, Play { mutant, trace })
 }
 
 /// A number from the environment.
@@ -44,7 +51,7 @@ fn search(seeds: Range<u64>, mutant: Option<Mutant>) -> (Vec<(u64, String)>, Tal
             if seed >= seeds.end {
                 return;
             }
-            let report = attempt_seed(seed, mutant);
+            let report = attempt(&scenario(seed, mutant), mutant);
             let mut found = found.lock().unwrap();
             found.1 = found.1.plus(report.tally);
             if let Some(violation) = report.violation {
@@ -101,7 +108,7 @@ fn tell(scenario: &Scenario) -> bool {
 #[ignore = "started by xtask with a seed"]
 fn replay() {
     let seed = setting("VOLUND_SIM_FROM").expect("xtask says which seed");
-    assert!(tell(&Scenario::new(seed)), "seed {seed} fails");
+    assert!(tell(&scenario(seed, chosen_mutant())), "seed {seed} fails");
 }
 
 /// What `cargo xtask sim --shrink SEED` runs.
@@ -114,7 +121,7 @@ fn smallest() {
         trace: false,
     };
     let breaks = |scenario: &Scenario| play(scenario, how).violation;
-    match shrink(Scenario::new(seed), breaks) {
+    match shrink(scenario(seed, chosen_mutant()), breaks) {
         Some((smallest, _)) => {
             tell(&smallest);
             panic!("seed {seed} fails");
@@ -148,7 +155,11 @@ fn planted_bugs() {
             Some((seed, violation)) => {
                 let rule: String = violation.chars().take(90).collect();
                 found += u32::from(is_specified);
-                format!("seed {seed:>6} {seconds:>6.1} s  {rule}")
+                let kind = match directed::scenario(mutant, seed) {
+                    Some(_) => "directed",
+                    None => "random",
+                };
+                format!("{kind:>8} seed {seed:>6} {seconds:>6.1} s  {rule}")
             }
             None => format!("NOT FOUND by seeds 0..{limit} in {seconds:.1} s"),
         };
@@ -159,12 +170,12 @@ fn planted_bugs() {
     assert_eq!(found, asked, "not all planted bugs were found");
 }
 
-/// The first seed that fails because of the planted bug: without it, the same seed passes.
+/// The first seed that fails because of the planted bug: without it, the same scenario passes.
 fn search_for(mutant: Mutant, mut seeds: Range<u64>) -> Option<(u64, String)> {
     while !seeds.is_empty() {
         let (failed, _) = search(seeds.clone(), Some(mutant));
         let (seed, violation) = failed.into_iter().next()?;
-        match attempt_seed(seed, None).violation {
+        match attempt(&scenario(seed, Some(mutant)), None).violation {
             None => return Some((seed, violation)),
             Some(real) => println!("seed {seed} fails without a planted bug: {real}"),
         }
@@ -200,4 +211,8 @@ planted_bugs! {
     finds_flush_that_does_nothing: FlushNoop by 0..20;
     finds_stale_member_admitted: StaleAdmitted by 0..100;
     finds_payload_that_is_not_copied: NoPrivateCopy by 0..50;
+    finds_intent_that_is_not_durable: IntentNotDurable by 0..50;
+    finds_resolving_without_intent: ResolveWithoutIntent by 0..100;
+    finds_fault_that_leaves_intent_out: IntentNotMerged by 0..100;
+    finds_write_whose_own_regions_are_not_noted: OwnRegionsForgotten by 0..20;
 }
