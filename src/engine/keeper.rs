@@ -331,6 +331,7 @@ impl Target {
 mod tests {
     use super::*;
     use crate::engine::assemble::initial_status;
+    use crate::model::policy::RetryPolicy;
     use crate::replica::ErrorCounts;
 
     #[test]
@@ -367,5 +368,38 @@ mod tests {
         check(ReplicaState::Absent, true, true);
         check(ReplicaState::Absent, false, false);
         check(ReplicaState::InSync, true, false);
+    }
+
+    /// A target that was due at the last look waits for something to happen, such as its disk's answer.
+    #[test]
+    fn what_could_not_be_tried_does_not_hide_what_is_due_later() {
+        let (_told, status) = watch::channel(initial_status());
+        let seconds = Duration::from_secs;
+        let mut keeper = Keeper {
+            shared: Weak::new(),
+            live: Weak::new(),
+            status,
+            nudges: Arc::default(),
+            started: Instant::now().checked_sub(seconds(10)).unwrap(),
+            told: None,
+            targets: BTreeMap::new(),
+            rebuilds: JoinSet::new(),
+            scrub_at: None,
+            scrubs: JoinSet::new(),
+        };
+        for (number, failed_at) in [(1, 0), (2, 10)] {
+            let mut target = Target::default();
+            let failed = EngineError::new("Test", "it failed");
+            let (now, retry) = (seconds(failed_at), RetryPolicy::default());
+            target.attempts.fail(now, failed, &retry, false);
+            let replica = ReplicaId::from_uuid(uuid::Uuid::from_u128(number));
+            keeper.targets.insert(replica, target);
+        }
+        // The first was due after 1 s, the second is after 11 s, up to a quarter of a second later.
+        let due = keeper.next_due(seconds(10));
+        let expected = Duration::from_millis(100)..=Duration::from_millis(1250);
+        assert!(due.is_some_and(|due| expected.contains(&due)), "{due:?}");
+        let at_the_end = keeper.next_due(seconds(12));
+        assert_eq!(at_the_end, None, "nothing is due but what was");
     }
 }
