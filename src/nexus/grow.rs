@@ -6,6 +6,7 @@ use super::env::NexusEnv;
 use super::fan_out::{Failure, Operation};
 use super::nexus::{Inner, Mode, Nexus};
 use super::state::ChildState;
+use super::table::Uncommitted;
 use crate::io::IoError;
 use crate::replica::Label;
 use crate::replica::layout::region_shift;
@@ -16,11 +17,12 @@ impl<E: NexusEnv> Nexus<E> {
     /// it comes back.
     ///
     /// # Errors
-    /// `EINVAL` for a smaller size or one that is not a multiple of 4 KiB; `EBUSY` while a member is being rebuilt and
-    /// the bitmaps need larger regions, and at the very beginning of a rebuild; what the disks say, `ENOSPC` first. Then the volume has its old size, and it may
-    /// be tried again.
+    /// `EINVAL` for a smaller size, one that is not a multiple of 4 KiB, or one that no label can hold; `EBUSY` while a
+    /// member is being rebuilt and the bitmaps need larger regions, and at the very beginning of a rebuild; what the disks
+    /// say, `ENOSPC` first. Then the volume has its old size, and it may be tried again.
     pub(super) async fn grow_to(&self, size: u64) -> Result<(), IoError> {
         let inner = Rc::clone(&self.inner);
+        let _reshaping = inner.reshape().await;
         let before = inner.size.get();
         if size < before || !size.is_multiple_of(4096) {
             return Err(IoError::EINVAL);
@@ -50,7 +52,10 @@ impl<E: NexusEnv> Nexus<E> {
             table.region_shift = shift;
         };
         let changed = inner.change_table(&lock, &change).await;
-        changed.map_err(|_| IoError::Stopped)?;
+        changed.map_err(|why| match why {
+            Uncommitted::Interrupted => IoError::Stopped,
+            Uncommitted::Refused => IoError::EINVAL,
+        })?;
         inner.unresolved.borrow_mut().grow(size);
         inner.size.set(size);
         inner.touch();

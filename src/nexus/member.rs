@@ -14,7 +14,7 @@ use super::fan_out::{Failure, either};
 use super::nexus::{Inner, Mode, Nexus};
 use super::slots::SLOTS_MAX;
 use super::state::{ChildEvent, ChildState, FaultReason};
-use super::table::Interrupted;
+use super::table::Uncommitted;
 use crate::io::slots::SlotPair;
 use crate::io::{BlockDevice, Clock, IoError, Spawn};
 use crate::model::{GenerationId, PoolId, ReplicaId};
@@ -70,9 +70,12 @@ struct Incoming<D> {
     disk: D,
 }
 
-impl From<Interrupted> for MemberError {
-    fn from(_: Interrupted) -> Self {
-        Self::Stopped
+impl From<Uncommitted> for MemberError {
+    fn from(error: Uncommitted) -> Self {
+        match error {
+            Uncommitted::Interrupted => Self::Stopped,
+            Uncommitted::Refused => Self::Refused("no label can hold the new table".to_owned()),
+        }
     }
 }
 
@@ -85,6 +88,7 @@ impl<E: NexusEnv> Nexus<E> {
     /// [`MemberError`]. After [`MemberError::Label`] it is a member, blank and not here: try [`Nexus::attach`].
     pub async fn add_member(&self, candidate: Candidate<E::Disk>) -> Result<(), MemberError> {
         let inner = Rc::clone(&self.inner);
+        let _reshaping = inner.reshape().await;
         let lock = inner.lock_table().await;
         inner.check_serving()?;
         let incoming = incoming(candidate)?;
@@ -192,6 +196,7 @@ impl<E: NexusEnv> Nexus<E> {
     /// [`MemberError::LastCopy`] for the only copy in sync (spec G7).
     pub async fn remove_member(&self, replica: ReplicaId) -> Result<Removal, MemberError> {
         let inner = Rc::clone(&self.inner);
+        let reshaping = inner.reshape().await;
         let lock = inner.lock_table().await;
         inner.check_serving()?;
         let slot = inner
@@ -224,6 +229,7 @@ impl<E: NexusEnv> Nexus<E> {
         child.leave();
         inner.enter_fast_path().await;
         drop(lock);
+        drop(reshaping);
         inner.forget_missed().await;
         Ok(inner.part_with(slot, disk).await)
     }

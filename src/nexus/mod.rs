@@ -64,11 +64,11 @@ pub use env::{Candidate, ForceStart, NexusEnv, NexusSpec, Parts, Policy, Presenc
 pub use member::{MemberError, Removal};
 pub use mutant::Mutant;
 pub use nexus::Nexus;
-pub use rebuild::{RebuildError, RebuildReport, RebuildTotals};
+pub use rebuild::{RebuildError, RebuildReport};
 pub use rebuild_plan::RebuildKind;
 pub use scrub::{
     ChunkFinding, FoundChunk, ScrubError, ScrubProgress, ScrubReport, ScrubRequest, ScrubTotals,
 };
 pub use state::{ChildState, FaultReason};
-pub use status::{ChildStatus, Health, NexusStatus, RebuildProgress};
+pub use status::{ChildStatus, Health, NexusStatus, RebuildProgress, RebuildTotals};
 pub use witness::{Witness, WitnessError, WitnessMember, WitnessPosition, WitnessRecord};

@@ -14,13 +14,13 @@ use super::env::{NexusEnv, NexusSpec, Parts, Policy};
 use super::intent::Intent;
 use super::race::Races;
 use super::range_lock::RangeLock;
-use super::rebuild::{Job, RebuildTotals};
+use super::rebuild::Job;
 use super::repair::Repairs;
 use super::scrub::Scrubbing;
 use super::signal::Signal;
 use super::slots::{SLOTS_MAX, SlotSet};
 use super::state::{ChildEvent, ChildState, FaultReason};
-use super::status::{ChildStatus, NexusStatus};
+use super::status::{ChildStatus, NexusStatus, RebuildTotals};
 use super::watch::Watch;
 use super::witness::WitnessRecord;
 use super::write::Work;
@@ -76,6 +76,8 @@ pub(super) struct Inner<E: NexusEnv> {
     pub(super) rebuilt: Cell<RebuildTotals>,
     /// Whether somebody changes the table or the labels.
     pub(super) table_busy: Cell<bool>,
+    /// Whether somebody changes who the members are, or how large the volume is.
+    pub(super) reshaping: Cell<bool>,
     /// Whether the task that commits faults is under way.
     pub(super) fault_task: Cell<bool>,
     pub(super) resolve_task: Cell<bool>,
@@ -107,6 +109,19 @@ pub(super) struct Paused<E: NexusEnv> {
 impl<E: NexusEnv> Drop for Paused<E> {
     fn drop(&mut self) {
         self.inner.paused.set(false);
+        self.inner.signal.notify();
+    }
+}
+
+/// The right to change who the members are and how large the volume is, until dropped: one at a time. Taken before all
+/// range locks and before the table's lock, because the one waits for requests to end, and the other holds them up.
+pub(super) struct Reshaping<E: NexusEnv> {
+    inner: Rc<Inner<E>>,
+}
+
+impl<E: NexusEnv> Drop for Reshaping<E> {
+    fn drop(&mut self) {
+        self.inner.reshaping.set(false);
         self.inner.signal.notify();
     }
 }
@@ -204,7 +219,15 @@ impl<E: NexusEnv> Inner<E> {
         }
     }
 
-    /// Holds new requests and waits for those under way. The holder of the table lock may call it.
+    /// Waits for the right to change the volume's members or size.
+    pub(super) async fn reshape(self: &Rc<Self>) -> Reshaping<E> {
+        self.signal.until(|| !self.reshaping.replace(true)).await;
+        let inner = Rc::clone(self);
+        Reshaping { inner }
+    }
+
+    /// Holds new requests and waits for those under way. The holder of the table lock may call it if it has the right to
+    /// [`Inner::reshape`] the volume, too.
     pub(super) async fn pause(self: &Rc<Self>) -> Paused<E> {
         assert!(!self.paused.replace(true), "B0: one pause at a time");
         let paused = Paused {

@@ -17,8 +17,8 @@ use super::mutant::Mutant;
 use super::nexus::{Inner, Mode, Nexus, nap};
 use super::rebuild_plan::{CopyPlan, RebuildKind, plan};
 use super::state::{ChildEvent, ChildState, FaultReason};
-use super::status::RebuildProgress;
-use super::table::Interrupted;
+use super::status::{RebuildProgress, RebuildTotals};
+use super::table::Uncommitted;
 use super::throttle::Rate;
 use super::write::Verdict;
 use crate::io::{Clock, IoError, Spawn};
@@ -76,17 +76,6 @@ impl fmt::Display for RebuildReport {
     }
 }
 
-/// The rebuilds of a volume since it was assembled.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RebuildTotals {
-    /// That ended with a member in sync.
-    pub finished: u64,
-    /// That failed; stopping the volume is no failure.
-    pub failed: u64,
-    /// Bytes that they copied, zeroes included; those of the one under way, too.
-    pub copied_bytes: u64,
-}
-
 /// One rebuild.
 pub(super) struct Job<D> {
     pub(super) slot: usize,
@@ -105,9 +94,12 @@ pub(super) struct Job<D> {
     pub(super) failed: RefCell<Option<RebuildError>>,
 }
 
-impl From<Interrupted> for RebuildError {
-    fn from(_: Interrupted) -> Self {
-        Self::Stopped
+impl From<Uncommitted> for RebuildError {
+    fn from(error: Uncommitted) -> Self {
+        match error {
+            Uncommitted::Interrupted => Self::Stopped,
+            Uncommitted::Refused => Self::Target(FaultReason::Label(IoError::EINVAL)),
+        }
     }
 }
 
@@ -332,7 +324,12 @@ impl<E: NexusEnv> Inner<E> {
             table.rebuild_from_gen = table.generation;
             table.members[slot].state = MemberState::Rebuilding;
         };
-        self.change_table(&lock, &change).await?;
+        let changed = self.change_table(&lock, &change).await;
+        if changed == Err(Uncommitted::Refused) {
+            // It gets every write already, and must not stay so.
+            self.fault(slot, FaultReason::Label(IoError::EINVAL));
+        }
+        changed?;
         self.check_target(job)
     }
 

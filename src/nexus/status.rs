@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::child::Child;
 use super::env::NexusEnv;
 use super::nexus::{Inner, Mode};
-use super::rebuild::RebuildTotals;
 use super::rebuild_plan::RebuildKind;
 use super::repair::Repairs;
 use super::scrub::{ScrubProgress, ScrubReport, ScrubTotals};
@@ -48,6 +47,17 @@ pub struct NexusStatus {
     pub lost_unflushed: bool,
     /// What rebuilds have done since the volume was assembled.
     pub rebuilds: RebuildTotals,
+}
+
+/// The rebuilds of a volume since it was assembled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RebuildTotals {
+    /// That ended with a member in sync.
+    pub finished: u64,
+    /// That failed; stopping the volume is no failure.
+    pub failed: u64,
+    /// Bytes that they copied, zeroes included; those of the one under way, too.
+    pub copied_bytes: u64,
 }
 
 /// How far a rebuild is.

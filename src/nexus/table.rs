@@ -21,9 +21,14 @@ const RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
 /// Longest such pause.
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// The nexus stops, or has lost its volume, before the commit.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Interrupted;
+/// Why a table was not committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Uncommitted {
+    /// The nexus stops, or has lost its volume.
+    Interrupted,
+    /// A member's label can't hold the table: nothing was written.
+    Refused,
+}
 
 /// The right to change the table and the labels, one holder at a time.
 pub(super) struct TableLock<E: NexusEnv> {
@@ -67,17 +72,21 @@ impl<E: NexusEnv> Inner<E> {
     /// the ancestors.
     ///
     /// # Errors
-    /// [`Interrupted`] when the volume stops or is lost first; the change may or may not be in some labels.
+    /// [`Uncommitted::Interrupted`] when the volume stops or is lost first; the change may or may not be in some labels.
+    /// [`Uncommitted::Refused`] when `change` makes no sense.
     pub(super) async fn change_table(
         self: &Rc<Self>,
         _: &TableLock<E>,
         change: &dyn Fn(&mut Label),
-    ) -> Result<(), Interrupted> {
+    ) -> Result<(), Uncommitted> {
         loop {
             let leaving = self.faulted();
             let table = self.next_table(leaving, change);
             let (readers, writers) = sets(&table);
             assert!(!readers.is_empty(), "G7: the last copy never leaves");
+            if !self.is_writable(writers, &table) {
+                return Err(Uncommitted::Refused);
+            }
             self.table.replace(table.clone());
             if !self.write_labels(writers, &table).await? {
                 continue;
@@ -88,6 +97,16 @@ impl<E: NexusEnv> Inner<E> {
             self.adopt(&table, leaving, (readers, writers));
             return Ok(());
         }
+    }
+
+    /// Whether every writer's label can hold the table. One that can't would be tried for ever on the last copy.
+    fn is_writable(&self, writers: SlotSet, table: &Label) -> bool {
+        let fits = |slot: usize| {
+            let replica = self.children[slot].replica();
+            replica.is_err()
+                || replica.is_ok_and(|r| r.accepts(&own_label(&r.label(), table.clone())))
+        };
+        writers.iter().all(fits)
     }
 
     /// What a commit changes in memory.
@@ -185,7 +204,7 @@ impl<E: NexusEnv> Inner<E> {
         self: &Rc<Self>,
         writers: SlotSet,
         table: &Label,
-    ) -> Result<bool, Interrupted> {
+    ) -> Result<bool, Uncommitted> {
         let merge = has_outsiders(table) && !self.parts.breaks(Mutant::IntentNotMerged);
         let mut todo = writers;
         let mut pause = RETRY_PAUSE_MIN;
@@ -236,7 +255,7 @@ impl<E: NexusEnv> Inner<E> {
     }
 
     /// F6: compare-and-swap at the witness, for as long as it takes.
-    async fn commit(&self, record: &WitnessRecord) -> Result<(), Interrupted> {
+    async fn commit(&self, record: &WitnessRecord) -> Result<(), Uncommitted> {
         let expected = self.committed.borrow().position();
         let mut pause = RETRY_PAUSE_MIN;
         loop {
@@ -260,11 +279,11 @@ impl<E: NexusEnv> Inner<E> {
     }
 
     /// Whether a commit is still wanted: a stop waits only for requests that wait for it.
-    fn go_on(&self) -> Result<(), Interrupted> {
+    fn go_on(&self) -> Result<(), Uncommitted> {
         match self.mode.get() {
             Mode::Serving => Ok(()),
             Mode::Stopping if self.running.get() > 0 => Ok(()),
-            Mode::Stopping | Mode::Stopped | Mode::LostOwnership => Err(Interrupted),
+            Mode::Stopping | Mode::Stopped | Mode::LostOwnership => Err(Uncommitted::Interrupted),
         }
     }
 }

@@ -172,11 +172,10 @@ impl<D: BlockDevice> Replica<D> {
 
     async fn put_label(&self, new: &Label, may_shrink: bool) -> Result<(), IoError> {
         self.writable()?;
-        let before = self.label();
-        let grows = (new.data_len, new.region_shift) != (before.data_len, before.region_shift);
-        if new.check().is_err() || grows && new.file_len() > self.disk.size() {
+        if !self.accepts(new) {
             return Err(IoError::EINVAL);
         }
+        let before = self.label();
         if new.region_shift != before.region_shift {
             // A page from a time when the label had the shift that it is about to have must not count again.
             self.rewrite_bad_pages().await?;
@@ -206,6 +205,13 @@ impl<D: BlockDevice> Replica<D> {
             self.resize(&new).await?;
         }
         Ok(())
+    }
+
+    /// Whether a label makes sense and its data fits the file, if that is new.
+    pub fn accepts(&self, new: &Label) -> bool {
+        let now = self.label();
+        let grows = (new.data_len, new.region_shift) != (now.data_len, now.region_shift);
+        new.check().is_ok() && (!grows || new.file_len() <= self.disk.size())
     }
 
     /// The label with this size counts. A crash in between is harmless: pages with another region size than the label's

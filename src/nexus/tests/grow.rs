@@ -6,10 +6,20 @@ use super::basics::{SIZE, filled, on_volume, read, states};
 use crate::io::sim::{SimFault, SimNode};
 use crate::io::{BlockDevice, Clock, IoError, Spawn};
 use crate::model::status::ReplicaState::{InSync, Stale};
+use crate::nexus::fan_out::either;
 use crate::nexus::sim::{Rig, SimEnv};
 use crate::nexus::{ForceStart, Nexus, RebuildKind};
+use crate::units::TIB;
 
 const LARGER: u64 = 3 * SIZE;
+
+/// What `future` answers within a minute.
+async fn soon<T>(node: &SimNode, future: impl Future<Output = T>) -> Option<T> {
+    let mut answer = None;
+    let asked = async { answer = Some(future.await) };
+    either(node.sleep(Duration::from_secs(60)), asked).await;
+    answer
+}
 
 #[test]
 fn a_larger_volume_keeps_its_data_and_reads_zeroes_behind_it_also_after_a_crash() {
@@ -182,4 +192,54 @@ fn a_member_that_was_away_grows_when_it_comes_back_and_gets_what_it_missed() {
             assert_eq!(rig.visible(disk, LARGER - 4096, 4096), vec![3; 4096]);
         }
     });
+}
+
+/// A table with such a size would be tried for ever on the last copy, and nobody else could change the table.
+#[test]
+fn a_size_that_no_label_can_hold_is_refused_and_the_volume_goes_on() {
+    for members in [1, 3] {
+        on_volume(3, members, async |_, node, nexus| {
+            let grown = soon(&node, nexus.grow(1 << 63)).await;
+            assert_eq!(grown, Some(Err(IoError::EINVAL)));
+            assert_eq!(nexus.size(), SIZE);
+            nexus.write(0, &filled(4096, 1), true).await.unwrap();
+            assert_eq!(soon(&node, nexus.grow(LARGER)).await, Some(Ok(())));
+            assert_eq!(read(&nexus, LARGER - 4096, 4096).await, Ok(vec![0; 4096]));
+        });
+    }
+}
+
+/// Larger regions need all range locks; the way to the fast path waits for requests, which wait for theirs (R8).
+#[test]
+fn growing_to_larger_regions_while_a_member_leaves_holds_nobody_up_for_ever() {
+    for seed in 0..20 {
+        let rig = Rig::new(seed, 2, TIB, 4096);
+        let sim = rig.sim.clone();
+        sim.block_on(async move {
+            let node = rig.sim.node();
+            let nexus = rig.create(&node).await.unwrap();
+            let (writing, clock) = (nexus.clone(), node.clone());
+            node.spawn(async move {
+                for round in 0..200 {
+                    let data = filled(4096, round);
+                    writing.write(0, &data, false).await.unwrap();
+                    clock.sleep(Duration::from_micros(50)).await;
+                }
+            });
+            let (left, leaving) = tokio::sync::oneshot::channel();
+            let (removing, clock) = (nexus.clone(), node.clone());
+            let some = Duration::from_micros(rig.sim.below(3000));
+            node.spawn(async move {
+                clock.sleep(some).await;
+                let removed = removing.remove_member(Rig::replica_id(1)).await;
+                let _ = left.send(removed);
+            });
+            let some = Duration::from_micros(rig.sim.below(6000));
+            node.sleep(some).await;
+            assert_eq!(soon(&node, nexus.grow(2 * TIB)).await, Some(Ok(())));
+            let left = soon(&node, leaving).await;
+            assert!(left.is_some_and(|left| left.is_ok()), "seed {seed}");
+            assert_eq!(nexus.size(), 2 * TIB);
+        });
+    }
 }

@@ -9,8 +9,9 @@ use super::rebuild::{
     LOST, SIZE, assert_equal, bring_back, candidate, cut_off, half_way, on_disks, rebuild,
 };
 use crate::io::sim::SimFault;
-use crate::io::{BlockDevice, Clock, IoError, Spawn};
+use crate::io::{BlockDevice, BufferPool, Clock, IoError, Spawn};
 use crate::model::status::ReplicaState::{InSync, Rebuilding, Stale};
+use crate::replica::Replica;
 use crate::units::{KIB, MIB};
 
 #[test]
@@ -185,5 +186,31 @@ fn a_target_whose_device_went_before_its_rebuild_is_opened_anew() {
         bring_back(&rig, &nexus, 1).await;
         rebuild(&nexus, 1).await;
         assert_equal(&rig, &[0, 1]);
+    });
+}
+
+/// I3: the table in which a member joins is above everything that its label has seen.
+#[test]
+fn a_member_whose_label_can_not_be_counted_up_from_stays_out_and_the_volume_goes_on() {
+    on_disks(13, (2, 2), async |rig, node, nexus| {
+        cut_off(&rig, &nexus, 1).await;
+        rig.disks[1].set_fault(SimFault::default());
+        let disk = rig.disks[1].open();
+        let replica = Replica::open(disk, &BufferPool::default()).await.unwrap();
+        let mut label = (*replica.label()).clone();
+        label.generation = u64::try_from(i64::MAX).unwrap();
+        replica.write_label(&label).await.unwrap();
+        bring_back(&rig, &nexus, 1).await;
+        let (told, mut result) = tokio::sync::oneshot::channel();
+        let running = nexus.clone();
+        node.spawn(async move {
+            let _ = told.send(running.rebuild(Rig::replica_id(1)).await);
+        });
+        node.sleep(Duration::from_secs(60)).await;
+        let refused = RebuildError::Target(FaultReason::Label(IoError::EINVAL));
+        assert_eq!(result.try_recv(), Ok(Err(refused)));
+        nexus.write(0, &filled(4096, 9), true).await.unwrap();
+        assert_eq!(states(&nexus), [InSync, Stale]);
+        nexus.grow(SIZE + MIB).await.unwrap();
     });
 }
