@@ -189,6 +189,59 @@ fn a_target_whose_device_went_before_its_rebuild_is_opened_anew() {
     });
 }
 
+/// B3: what it lacks is looked up when it joins, not when its rebuild is asked for.
+#[test]
+fn a_rebuild_that_was_asked_for_before_the_volume_grew_copies_the_new_range_too() {
+    on_disks(11, (2, 2), async |rig, node, nexus| {
+        cut_off(&rig, &nexus, 1).await;
+        bring_back(&rig, &nexus, 1).await;
+        rig.disks[1].set_fault(SimFault {
+            hung: true,
+            ..SimFault::default()
+        });
+        let (told, result) = tokio::sync::oneshot::channel();
+        let running = nexus.clone();
+        node.spawn(async move {
+            let _ = told.send(running.rebuild(Rig::replica_id(1)).await);
+        });
+        node.sleep(Duration::from_millis(10)).await;
+        nexus.grow(SIZE + 2 * MIB).await.unwrap();
+        nexus.write(SIZE, &filled(8192, 5), true).await.unwrap();
+        rig.disks[1].set_fault(SimFault::default());
+        result.await.unwrap().unwrap();
+        assert_eq!(states(&nexus), [InSync, InSync]);
+        assert_equal(&rig, &[0, 1]);
+        assert_eq!(rig.visible(1, SIZE, 8192), vec![5; 8192], "G9");
+    });
+}
+
+/// B3: the label of a member that joins is that of the last table in which it was a copy, until the next one is
+/// committed. With a newer one it would look as if it had everything since.
+#[test]
+fn a_renaming_leaves_the_label_of_a_joining_member_alone() {
+    on_disks(12, (2, 2), async |rig, node, nexus| {
+        cut_off(&rig, &nexus, 1).await;
+        bring_back(&rig, &nexus, 1).await;
+        let target = nexus.inner.children[1].replica().unwrap();
+        let before = target.label().generation_id;
+        // The barrier of B2 waits for this.
+        let held = nexus.inner.locks.exclusive(0..4096).await;
+        let (told, result) = tokio::sync::oneshot::channel();
+        let running = nexus.clone();
+        node.spawn(async move {
+            let _ = told.send(running.rebuild(Rig::replica_id(1)).await);
+        });
+        let joins = || nexus.inner.writers().contains(1);
+        nexus.inner.signal.until(joins).await;
+        nexus.rename("db2".parse().unwrap()).await.unwrap();
+        assert_eq!(target.label().generation_id, before, "B3");
+        drop(held);
+        result.await.unwrap().unwrap();
+        assert_eq!(target.label().name.as_str(), "db2");
+        assert_equal(&rig, &[0, 1]);
+    });
+}
+
 /// I3: the table in which a member joins is above everything that its label has seen.
 #[test]
 fn a_member_whose_label_can_not_be_counted_up_from_stays_out_and_the_volume_goes_on() {
