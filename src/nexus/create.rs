@@ -259,6 +259,7 @@ impl<E: NexusEnv> Inner<E> {
             rebuild: RefCell::new(None),
             rebuilt: Cell::default(),
             table_busy: Cell::new(false),
+            abandoned: Cell::new(false),
             reshaping: Cell::new(false),
             fault_task: Cell::new(false),
             resolve_task: Cell::new(false),

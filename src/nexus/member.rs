@@ -306,6 +306,11 @@ impl<E: NexusEnv> Inner<E> {
             return Ok(());
         }
         let _paused = self.pause().await;
+        if self.abandoned.get() {
+            // It may reach the disk after that place was copied.
+            let why = "a write was given up on while it was under way: stop the volume and start it again";
+            return Err(MemberError::Refused(why.to_owned()));
+        }
         let flush = self.flush_child(self.sole()).await;
         if let Err(failure) = flush {
             self.failed_as_last(self.sole(), failure.reason());

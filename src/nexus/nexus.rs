@@ -30,7 +30,10 @@ use crate::replica::Label;
 
 /// A volume mirrored over its children. Clones are the same nexus; it belongs to one reactor.
 ///
-/// Every request runs to its end even when its future is dropped: a dropped future abandons the answer, nothing else.
+/// A request of a mirrored volume runs to its end even when its future is dropped: that abandons the answer, nothing
+/// else. One of a volume with a single member runs in its caller, who must not drop it: frontends make each request a
+/// task. If it happens all the same, the disk still does what it was asked, unseen, and the volume takes no further
+/// member until it was assembled again, which waits for the disk (spec A1, B0).
 pub struct Nexus<E: NexusEnv> {
     pub(super) inner: Rc<Inner<E>>,
 }
@@ -47,6 +50,8 @@ pub(super) struct Inner<E: NexusEnv> {
     pub(super) alignment: Alignment,
     /// No locks, no copies, no bitmaps: only while the committed table has exactly one member (spec R8).
     pub(super) single: Cell<bool>,
+    /// A change of data was given up on while it was alone with its disk: nobody knows when that ends.
+    pub(super) abandoned: Cell<bool>,
     /// New requests wait, because the way they are served is about to change (spec B0).
     pub(super) paused: Cell<bool>,
     /// The newest table that was built, committed or only attempted, as the label that carries it.

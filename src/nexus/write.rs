@@ -1,5 +1,6 @@
 //! Data path, hop 3 of 5: writes, zeroes and flushes: lock the range, send to every child, decide (spec section 3).
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
@@ -100,6 +101,15 @@ impl Verdict {
     }
 }
 
+/// Notes when dropped that what the disk was asked may end at any later time.
+struct Unanswered<'a>(&'a Cell<bool>);
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        self.0.set(true);
+    }
+}
+
 pub(super) const fn is_transient(error: IoError) -> bool {
     matches!(
         error,
@@ -131,7 +141,9 @@ impl<E: NexusEnv> Inner<E> {
         let child = &self.children[slot];
         let replica = child.replica()?;
         let _hold = child.hold(&self.signal);
+        let unanswered = Unanswered(&self.abandoned);
         let result = self.perform(slot, work, &replica).await;
+        std::mem::forget(unanswered);
         match result {
             Ok(()) => {
                 self.succeeded(slot);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::super::fan_out::either;
 use super::super::sim::{Rig, SimEnv};
 use super::super::slots::SLOTS_MAX;
 use super::super::status::Health;
@@ -228,4 +229,28 @@ fn a_new_member_with_a_label_of_another_slot_is_made_anew() {
             drop(node);
         });
     }
+}
+
+/// B0: when all requests have ended, nothing more reaches the only copy; a write that nobody waits for may.
+#[test]
+fn a_write_that_was_given_up_on_keeps_the_volume_on_the_fast_path_until_it_starts_again() {
+    on_part(10, (1, 2), async |rig, node, nexus| {
+        let unpolled = filled(4096, 1);
+        drop(nexus.write(0, &unpolled, false));
+        let data = filled(4096, 2);
+        let late = async { nexus.write(0, &data, false).await.unwrap() };
+        let gave_up = node.sleep(Duration::from_micros(1));
+        assert!(!either(gave_up, late).await, "it takes longer");
+        let refused = nexus.add_member(candidate(&rig, 1)).await;
+        assert!(
+            matches!(refused, Err(MemberError::Refused(_))),
+            "{refused:?}"
+        );
+        node.sleep(Duration::from_secs(1)).await;
+        let landed = read(&nexus, 0, 4096).await;
+        assert!(landed == Ok(vec![2; 4096]), "the disk did it all the same");
+        assert!(nexus.stop().await);
+        let nexus = rig.assemble(&node, &rig.all()).await.unwrap();
+        nexus.add_member(candidate(&rig, 1)).await.unwrap();
+    });
 }
