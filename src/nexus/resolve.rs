@@ -12,8 +12,9 @@ use super::fan_out::{Failure, Operation};
 use super::mutant::Mutant;
 use super::nexus::{Inner, Mode, nap};
 use super::repair::is_correctable;
+use super::slots::SlotSet;
 use super::throttle::Pace;
-use super::vote::extend;
+use super::vote::{extend, vote};
 use super::write::Work;
 use crate::io::{Clock, IoBuffer, IoError, Spawn};
 
@@ -121,8 +122,7 @@ impl<E: NexusEnv> Inner<E> {
         Some(run.start..run.end.min(region.end))
     }
 
-    /// Makes chunks of one region equal on all members: from whichever can be read, since any of them satisfies G4 (spec
-    /// A9).
+    /// Makes chunks of one region equal on all members, from a content that satisfies G4 (spec A9).
     async fn resolve_run(self: &Rc<Self>, run: Range<u64>) -> Result<(), IoError> {
         let _lock = self.locks.exclusive(run.clone()).await;
         if self.unresolved.borrow().first_in(&run).is_none() {
@@ -132,7 +132,7 @@ impl<E: NexusEnv> Inner<E> {
             return Err(IoError::EIO);
         }
         let len = usize::try_from(run.end - run.start).expect("a run is 1 MiB at most");
-        let (source, data) = self.read_any(run.start, len).await?;
+        let (source, data) = self.source_of(&run, len).await?;
         let note_missed = self.notes_missed();
         let others = (self.writers() - source).iter();
         let operation = |slot| {
@@ -154,6 +154,25 @@ impl<E: NexusEnv> Inner<E> {
             self.signal.notify();
         }
         Ok(())
+    }
+
+    /// What a run of chunks is to hold, and who holds it already. Each member's blocks satisfy G4, so any of them will do;
+    /// but a copy that went bad without a crash, and was perhaps just about to be repaired, must not win. It can't where
+    /// two others agree (ADR 8).
+    async fn source_of(
+        self: &Rc<Self>,
+        run: &Range<u64>,
+        len: usize,
+    ) -> Result<(SlotSet, IoBuffer), IoError> {
+        if self.usable().len() > 2 {
+            let copies = self.read_all(run).await;
+            let found = copies.data();
+            if found.len() > 2 {
+                let right = vote(found, self.alignment.offset as usize, found.len(), Some(0)).right;
+                return Ok((SlotSet::EMPTY, self.parts.buffers.copy_of(&right)));
+            }
+        }
+        self.read_any(run.start, len).await
     }
 
     /// Writes the blocks that differ from `data` to one member. Bits first, as for every data write (spec W4).

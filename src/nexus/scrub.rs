@@ -144,7 +144,7 @@ type Found = (ChunkFinding, SlotSet);
 
 /// What the members have of a chunk.
 #[derive(Default)]
-struct Copies {
+pub(super) struct Copies {
     slots: Vec<usize>,
     data: Vec<Vec<u8>>,
     /// Who could not read it.
@@ -391,8 +391,8 @@ impl<E: NexusEnv> Inner<E> {
     }
 
     /// What every in-sync member has.
-    async fn read_all(self: &Rc<Self>, chunk: &Range<u64>) -> Copies {
-        let len = usize::try_from(chunk.end - chunk.start).expect("a chunk is 64 KiB");
+    pub(super) async fn read_all(self: &Rc<Self>, chunk: &Range<u64>) -> Copies {
+        let len = usize::try_from(chunk.end - chunk.start).expect("what is compared fits memory");
         let read = |slot| {
             let buffer = self.parts.buffers.get(len);
             let read = self.read_on(slot, chunk.start, buffer.clone());
@@ -461,6 +461,11 @@ impl<E: NexusEnv> Inner<E> {
 }
 
 impl Copies {
+    /// The copies that can be read.
+    pub(super) fn data(&self) -> &[Vec<u8>] {
+        &self.data
+    }
+
     fn are_equal(&self) -> bool {
         self.data.iter().all(|copy| *copy == self.data[0])
     }

@@ -8,6 +8,7 @@ use crate::io::sim::SimFault;
 use crate::io::{BlockDevice, Clock, Spawn};
 use crate::model::status::ReplicaState::{InSync, Stale};
 use crate::nexus::sim::{Rig, SimEnv};
+use crate::replica::BitmapKind;
 use crate::replica::layout::DATA_OFFSET;
 use crate::units::KIB;
 
@@ -249,4 +250,31 @@ fn one_scrub_at_a_time_and_none_outlives_the_volume() {
         assert_eq!(answered.await.unwrap(), Err(ScrubError::Stopped));
         assert_eq!(nexus.scrub(request).await, Err(ScrubError::Stopped));
     });
+}
+
+/// A copy that went bad without a crash is no better source after one: of three, the two that agree win (spec A9, R2).
+#[test]
+fn a_bad_copy_of_three_does_not_win_when_a_crash_comes_before_its_repair() {
+    for bad in 0..3 {
+        on_volume(7, 3, async move |rig, node, nexus| {
+            nexus.write(0, &filled(SIZE_BYTES, 7), true).await.unwrap();
+            flip(&rig, bad, CHUNK + 100);
+            // As a repair does that a power cut ends before its data is written.
+            let replica = nexus.inner.children[bad].replica().unwrap();
+            let marked = replica.set_durable(BitmapKind::Intent, 0..1).await;
+            marked.unwrap();
+            drop(nexus);
+            node.kill();
+            rig.disks.iter().for_each(|disk| disk.power_loss());
+            let node = rig.sim.node();
+            let nexus = rig.assemble(&node, &rig.all()).await.unwrap();
+            assert!(nexus.status().unresolved_bytes > 0, "A7");
+            assert_eq!(read(&nexus, CHUNK, 4096).await, Ok(vec![7; 4096]));
+            let mut seen = 0;
+            while nexus.status().unresolved_bytes > 0 {
+                seen = nexus.changed(seen).await;
+            }
+            assert_equal(&rig);
+        });
+    }
 }
