@@ -146,21 +146,23 @@ fn a_torn_write_leaves_whole_sectors_and_an_error() {
 
 #[test]
 fn what_hangs_happens_once_the_fault_is_cleared() {
-    let rig = Rig::new(&["hang"]);
-    let answered = Rc::new(Cell::new(false));
-    let (disk, buffer, done) = (Rc::clone(&rig.disk), rig.filled(9), Rc::clone(&answered));
-    rig.sim.node().spawn(async move {
-        disk.write(0, &buffer, false).await.unwrap();
-        done.set(true);
+    let rig = Rc::new(Rig::new(&["hang"]));
+    let inner = Rc::clone(&rig);
+    rig.sim.block_on(async move {
+        let rig = inner;
+        let node = rig.sim.node();
+        let answered = Rc::new(Cell::new(false));
+        let (disk, buffer, done) = (Rc::clone(&rig.disk), rig.filled(9), Rc::clone(&answered));
+        node.spawn(async move {
+            disk.write(0, &buffer, false).await.unwrap();
+            done.set(true);
+        });
+        node.sleep(Duration::from_secs(3600)).await;
+        assert!(!answered.get());
+        rig.inject(&[]);
+        node.sleep(Duration::from_secs(1)).await;
+        assert!(answered.get());
     });
-    let node = rig.sim.node();
-    let hour = node.sleep(Duration::from_secs(3600));
-    rig.sim.block_on(hour);
-    assert!(!answered.get());
-    rig.inject(&[]);
-    let second = node.sleep(Duration::from_secs(1));
-    rig.sim.block_on(second);
-    assert!(answered.get());
     assert_eq!(rig.read().unwrap(), [9; 8192]);
 }
 
@@ -168,22 +170,24 @@ fn what_hangs_happens_once_the_fault_is_cleared() {
 /// file stay lent until then.
 #[test]
 fn an_abandoned_operation_hangs_on_and_lands_late() {
-    let rig = Rig::new(&["hang,count=1"]);
-    let node = rig.sim.node();
-    let (disk, buffer) = (Rc::clone(&rig.disk), rig.filled(9));
+    let rig = Rc::new(Rig::new(&["hang,count=1"]));
+    let inner = Rc::clone(&rig);
     rig.sim.block_on(async move {
-        let write = std::pin::pin!(disk.write(0, &buffer, false));
-        let patience = std::pin::pin!(node.sleep(Duration::from_secs(2)));
-        let given_up = gives_up(write, patience).await;
-        assert!(given_up);
+        let rig = inner;
+        let node = rig.sim.node();
+        {
+            let buffer = rig.filled(9);
+            let write = std::pin::pin!(rig.disk.write(0, &buffer, false));
+            let patience = std::pin::pin!(node.sleep(Duration::from_secs(2)));
+            assert!(gives_up(write, patience).await);
+        }
+        // One operation was to hang, and this is another.
+        rig.disk.write(0, &rig.filled(1), false).await.unwrap();
+        assert!(Rc::strong_count(&rig.disk.disk) > 1, "the file stays open");
+        assert_eq!(rig.faults.active().len(), 1, "it still holds the operation");
+        rig.inject(&[]);
+        node.sleep(Duration::from_secs(1)).await;
     });
-    // One operation was to hang, and this is another.
-    rig.write(1).unwrap();
-    assert!(Rc::strong_count(&rig.disk.disk) > 1, "the file stays open");
-    assert_eq!(rig.faults.active().len(), 1, "it still holds the operation");
-    rig.inject(&[]);
-    rig.sim
-        .block_on(rig.sim.node().sleep(Duration::from_secs(1)));
     assert_eq!(rig.read().unwrap(), [9; 8192]);
     assert_eq!(Rc::strong_count(&rig.disk.disk), 1);
 }
