@@ -136,38 +136,44 @@ impl<E: NexusEnv> Nexus<E> {
     /// [`MemberError`]; it may be tried again.
     pub async fn attach(&self, candidate: Candidate<E::Disk>) -> Result<(), MemberError> {
         let inner = Rc::clone(&self.inner);
-        let lock = inner.lock_table().await;
         inner.check_serving()?;
-        let incoming = incoming(candidate)?;
-        let id = incoming.identity.replica;
-        let slot = inner.slot_of(id).ok_or(MemberError::NotMember(id))?;
-        let child = &inner.children[slot];
-        if child.is_busy() {
-            return Err(MemberError::Draining(id));
-        }
-        let is_out = matches!(child.state(), ChildState::Stale { .. } | ChildState::Blank);
-        if child.is_here() || !is_out {
-            return Err(MemberError::AlreadyThere(id));
-        }
-        let (identity, pool) = (incoming.identity.clone(), incoming.pool);
-        let found = read_label(&inner, &incoming.disk).await;
+        let Incoming {
+            identity,
+            pool,
+            disk,
+        } = incoming(candidate)?;
+        let id = identity.replica;
+        let (slot, state) = inner.check_absent(id)?;
+        // Not under the lock: a disk that hangs must not hold up the commit of another member's fault (spec G11).
+        let found = read_label(&inner, &disk).await;
         // A file that the table calls blank may still have the label of a slot that its member had once: what made it a
         // new member was cut short.
         let is_left_over = |label: &Label| {
             let is_its_own = label.volume == inner.spec.borrow().id && label.replica == id;
-            child.state() == ChildState::Blank && label.own_slot != slot && is_its_own
+            state == ChildState::Blank && label.own_slot != slot && is_its_own
         };
-        if matches!(found, Err(OpenError::Blank { .. })) || found.as_ref().is_ok_and(is_left_over) {
+        let is_new = match &found {
+            Ok(label) => is_left_over(label),
+            Err(error) => matches!(error, OpenError::Blank { .. }),
+        };
+        if is_new {
+            let lock = inner.lock_table().await;
+            inner.check_still(id, (slot, state))?;
             // Whatever it was in sync with is not in this file (spec L2).
             let blank = |table: &mut Label| {
                 table.members[slot].state = MemberState::Blank;
                 table.members[slot].insync_id = GenerationId::nil();
             };
             inner.change_table(&lock, &blank).await?;
+            let incoming = Incoming {
+                identity,
+                pool,
+                disk,
+            };
             return inner.make_replica(slot, incoming).await;
         }
         let opened = match found {
-            Ok(_) => Replica::open(incoming.disk, &inner.parts.buffers).await,
+            Ok(_) => Replica::open(disk, &inner.parts.buffers).await,
             Err(error) => Err(error),
         };
         let replica = opened.map_err(|error| MemberError::Refused(error.to_string()))?;
@@ -178,13 +184,15 @@ impl<E: NexusEnv> Nexus<E> {
         if replica.label().own_slot != slot {
             return Err(MemberError::Refused(ANOTHER_SLOT.to_owned()));
         }
+        let _lock = inner.lock_table().await;
+        inner.check_still(id, (slot, state))?;
         let (len, shift) = {
             let table = inner.table.borrow();
             (table.data_len, table.region_shift)
         };
         let caught_up = catch_up(&replica, len, shift).await;
         caught_up.map_err(MemberError::Label)?;
-        child.enter(identity, Rc::new(replica));
+        inner.children[slot].enter(identity, Rc::new(replica));
         inner.touch();
         Ok(())
     }
@@ -241,6 +249,27 @@ impl<E: NexusEnv> Inner<E> {
             Mode::Serving => Ok(()),
             Mode::Stopping | Mode::Stopped | Mode::LostOwnership => Err(MemberError::Stopped),
         }
+    }
+
+    /// The slot of a member that is out of sync and not here, and its state.
+    fn check_absent(&self, id: ReplicaId) -> Result<(usize, ChildState), MemberError> {
+        let slot = self.slot_of(id).ok_or(MemberError::NotMember(id))?;
+        let child = &self.children[slot];
+        if child.is_busy() {
+            return Err(MemberError::Draining(id));
+        }
+        let is_out = matches!(child.state(), ChildState::Stale { .. } | ChildState::Blank);
+        if child.is_here() || !is_out {
+            return Err(MemberError::AlreadyThere(id));
+        }
+        Ok((slot, child.state()))
+    }
+
+    /// Whether the member is as it was when its file was opened.
+    fn check_still(&self, id: ReplicaId, seen: (usize, ChildState)) -> Result<(), MemberError> {
+        self.check_serving()?;
+        let is_same = self.check_absent(id)? == seen;
+        is_same.then_some(()).ok_or(MemberError::AlreadyThere(id))
     }
 
     /// The slot that a member is in.

@@ -281,3 +281,33 @@ fn no_rebuild_begins_while_an_earlier_one_is_still_at_work_on_the_target() {
         assert_eq!(states(&nexus), [InSync, InSync]);
     });
 }
+
+/// G11: a member that comes back hangs at once, and then another one fails. The volume goes on with the third.
+#[test]
+fn a_member_that_hangs_while_it_comes_back_holds_up_no_commit() {
+    on_volume(9, 3, async |rig, node, nexus| {
+        let lose = |disk: usize, lost: bool, hung: bool| {
+            rig.disks[disk].set_fault(SimFault {
+                lost,
+                hung,
+                ..SimFault::default()
+            });
+        };
+        lose(2, true, false);
+        nexus.write(0, &filled(4096, 1), false).await.unwrap();
+        nexus.inner.signal.until(|| rig.committed() == [0, 1]).await;
+        rig.disks[2].quiesce().await;
+        lose(2, false, true);
+        let (coming, candidate) = (nexus.clone(), rig.candidate(2));
+        node.spawn(async move {
+            let _ = coming.attach(candidate).await;
+        });
+        node.sleep(Duration::from_millis(1)).await;
+        lose(1, true, false);
+        let before = node.now();
+        nexus.write(0, &filled(4096, 2), false).await.unwrap();
+        let took = node.now() - before;
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        assert_eq!(rig.committed(), [0]);
+    });
+}
