@@ -91,6 +91,8 @@ pub(super) async fn bring_back(rig: &Rig, nexus: &Nexus<SimEnv>) {
             if attached.is_err() {
                 continue;
             }
+            // It may have been in the middle of being added: then the table that calls it blank came only now.
+            rig.rebuilds.begin(rig, id);
         }
         let rebuilt = nexus.rebuild(id).await;
         rig.sim.note(|| format!("rebuild {disk}: {rebuilt:?}"));
