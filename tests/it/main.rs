@@ -6,6 +6,12 @@ mod daemon;
 mod daemon_rig;
 mod fuzz_corpora;
 mod inject;
+#[path = "../../examples/vhost_late/control.rs"]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "it measures a real machine in real time"
+)]
+mod late_control;
 mod pool;
 mod vhost_data;
 mod vhost_guest;

@@ -1,4 +1,4 @@
-//! A filesystem of its own for a pool: an image below `target/`, on a loop device, mounted; all undone when dropped.
+//! A filesystem of its own for a pool: an image below `target/` or in memory, on a loop device, mounted; all undone when dropped.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -44,6 +44,14 @@ impl LoopPool {
         let folder = TempDir::below(&shell::root().join("target"), "pool")?;
         let image = folder.path().join("image");
         fs::File::create(&image)?.set_len(bytes)?;
+        LoopPool::on(folder, image, filesystem, None)
+    }
+
+    /// One whose disk is in memory, for measurements that the machine's disk and whoever else uses it should not be in.
+    pub(super) fn in_memory(filesystem: Filesystem) -> Result<LoopPool> {
+        let folder = TempDir::below(Path::new("/dev/shm"), "pool")?;
+        let image = folder.path().join("image");
+        fs::File::create(&image)?.set_len(IMAGE_BYTES)?;
         LoopPool::on(folder, image, filesystem, None)
     }
 
