@@ -327,7 +327,7 @@ fn crash_while_a_growth_is_undone_leaves_either_size_and_every_bit_below_it() {
         let expected = if shift == 20 { 3..4 } else { 0..regions };
         assert_eq!(
             replica.set_regions(BitmapKind::Missed),
-            [expected.clone()],
+            std::slice::from_ref(&expected),
             "L4: another unit sets all"
         );
         for done in before..=replica.disk().steps().len() {
