@@ -14,7 +14,7 @@ use super::range_lock::Ticket;
 use super::slots::SlotSet;
 use super::state::FaultReason;
 use crate::io::{BlockDevice, Clock, IoBuffer, IoError, ZeroOptions};
-use crate::replica::Replica;
+use crate::replica::{Replica, ZERO_PIECE};
 
 /// First pause before an operation that answered "try again" is tried again; doubled each time.
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(1);
@@ -49,6 +49,34 @@ impl Work {
             Self::Write { fua, .. } => *fua,
             Self::Zero { options, .. } => options.fua,
         }
+    }
+
+    /// What is asked of a child at once: a long zeroing in pieces, each of which has the I/O timeout to itself (spec G11).
+    fn pieces(&self) -> impl Iterator<Item = Self> + '_ {
+        let range = self.range();
+        let mut next = range.start;
+        std::iter::from_fn(move || {
+            let offset = next;
+            if offset >= range.end {
+                return None;
+            }
+            match self {
+                Self::Write { .. } => {
+                    next = range.end;
+                    Some(self.clone())
+                }
+                Self::Zero { options, .. } => {
+                    next = (offset / ZERO_PIECE + 1)
+                        .saturating_mul(ZERO_PIECE)
+                        .min(range.end);
+                    Some(Self::Zero {
+                        offset,
+                        len: next - offset,
+                        options: *options,
+                    })
+                }
+            }
+        })
     }
 
     async fn perform<D: BlockDevice>(&self, replica: &Replica<D>) -> Result<(), IoError> {
@@ -252,7 +280,13 @@ impl<E: NexusEnv> Inner<E> {
     ) -> Result<(), IoError> {
         let durability = &self.children[slot].durability;
         let durable = work.is_fua().then(|| durability.write(&self.signal));
-        let result = self.submitting(slot, || work.perform(replica)).await;
+        let mut result = Ok(());
+        for piece in work.pieces() {
+            result = self.submitting(slot, || piece.perform(replica)).await;
+            if result.is_err() {
+                break;
+            }
+        }
         if let Some(durable) = durable {
             durable.ended(result);
         }

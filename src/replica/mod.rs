@@ -25,5 +25,5 @@ pub use bitmap::BitmapKind;
 pub use errors::ErrorCounts;
 pub use label::{Access, Ancestors, Flags, Label, LabelError, Member, MemberState};
 pub use page::{Page, PageError};
-pub use pending::PATIENCE;
+pub use pending::{PATIENCE, ZERO_PIECE};
 pub use replica::{OpenError, Replica};

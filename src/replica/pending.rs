@@ -4,7 +4,11 @@ use std::cell::Cell;
 
 /// Whole intervals that a disk may take to answer.
 pub const PATIENCE: u32 = 16;
-/// And one more because everything begins in the middle of one.
+
+/// Zeroings are cut at multiples of this: a disk that is at work on a long one does answer (spec G11).
+pub const ZERO_PIECE: u64 = 64 << 20;
+
+/// One interval more than the patience, because everything begins in the middle of one.
 const PLACES: usize = PATIENCE as usize + 1;
 
 /// Counts what is under way by the interval in which it began.

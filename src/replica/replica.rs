@@ -9,7 +9,7 @@ use super::bitmap::{Bitmap, BitmapKind, Identity};
 use super::errors::{Asked, ErrorCounter, ErrorCounts};
 use super::label::{Access, Label, LabelError};
 use super::layout::{DATA_OFFSET, LABEL_OFFSETS};
-use super::pending::Pending;
+use super::pending::{Pending, ZERO_PIECE};
 use crate::io::slots::{self, Newest, Slot, SlotPair};
 use crate::io::{Alignment, BlockDevice, BufferPool, IoBuffer, IoError, ZeroOptions};
 
@@ -253,12 +253,19 @@ impl<D: BlockDevice> Replica<D> {
                 unmap: !self.label().is_thick(),
                 fua: false,
             };
-            let len = used.end - used.start;
-            self.disk.write_zeroes(used.start, len, options).await?;
+            let mut at = used.start;
+            while at < used.end {
+                let len = ZERO_PIECE.min(used.end - at);
+                let _asked = self.pending.begin();
+                self.disk.write_zeroes(at, len, options).await?;
+                at += len;
+            }
         }
         if end > found {
+            let _asked = self.pending.begin();
             self.disk.grow(end).await?;
         }
+        let _asked = self.pending.begin();
         self.disk.flush().await
     }
 

@@ -47,6 +47,8 @@ pub struct SimFault {
     pub hung: bool,
     /// The backing file ends here: what lies beyond can't be read.
     pub end: Option<u64>,
+    /// Writes take this much longer per MiB.
+    pub per_mib: Duration,
 }
 
 /// The disk itself. Clones are the same disk.
@@ -282,9 +284,18 @@ impl State {
         Duration::from_micros(20 + self.sim.below(if slow { 20_000 } else { 400 }))
     }
 
+    /// What a large write takes longer.
+    fn toil(&self, work: &Work) -> Duration {
+        let Work::Store(store) = work else {
+            return Duration::ZERO;
+        };
+        let mib = u32::try_from(store.data.len() >> 20).expect("a write is not that large");
+        self.fault.get().per_mib * mib
+    }
+
     async fn perform(self: Rc<Self>, session: u64, id: u64, work: Work) -> Result<(), IoError> {
         let submitted = self.sim.tick();
-        self.tasks.sleep(self.delay()).await;
+        self.tasks.sleep(self.delay() + self.toil(&work)).await;
         while self.fault.get().hung {
             self.tasks.sleep(Duration::from_millis(20)).await;
         }

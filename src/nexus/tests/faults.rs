@@ -23,6 +23,7 @@ const HEALTHY: SimFault = SimFault {
     lost: false,
     hung: false,
     end: None,
+    per_mib: Duration::ZERO,
 };
 
 /// With `fault` on child 1 of two, `request` must succeed, and leave child 1 in `expected` for a reason that contains

@@ -14,9 +14,9 @@ use crate::nexus::{FaultReason, Nexus, Policy, RebuildError};
 use crate::replica::layout::DATA_OFFSET;
 use crate::units::MIB;
 
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 
-fn hang(rig: &Rig, disk: usize, hung: bool) {
+pub(super) fn hang(rig: &Rig, disk: usize, hung: bool) {
     let fault = SimFault {
         hung,
         ..SimFault::default()
@@ -24,10 +24,10 @@ fn hang(rig: &Rig, disk: usize, hung: bool) {
     rig.disks[disk].set_fault(fault);
 }
 
-type Answer = Rc<Cell<Option<Result<(), IoError>>>>;
+pub(super) type Answer = Rc<Cell<Option<Result<(), IoError>>>>;
 
 /// Starts a request and notes its answer.
-fn start(
+pub(super) fn start(
     node: &SimNode,
     nexus: &Nexus<SimEnv>,
     request: impl AsyncFnOnce(Nexus<SimEnv>) -> Result<(), IoError> + 'static,
@@ -309,5 +309,27 @@ fn a_member_that_hangs_while_it_comes_back_holds_up_no_commit() {
         let took = node.now() - before;
         assert!(took < Duration::from_secs(1), "{took:?}");
         assert_eq!(rig.committed(), [0]);
+    });
+}
+
+/// G11: a disk that is at work on a long zeroing does answer, piece by piece.
+#[test]
+fn a_long_zeroing_is_not_a_hang() {
+    let size = 128 * MIB;
+    let rig = Rig::new(9, 2, size, 4096);
+    let sim = rig.sim.clone();
+    sim.block_on(async move {
+        let node = rig.sim.node();
+        let nexus = rig.create(&node).await.unwrap();
+        rig.disks[1].set_fault(SimFault {
+            per_mib: Duration::from_millis(150),
+            ..SimFault::default()
+        });
+        let begun = node.now();
+        let options = crate::io::ZeroOptions::default();
+        nexus.write_zeroes(0, size, options).await.unwrap();
+        let took = node.now() - begun;
+        assert!(took > 15 * SECOND, "the disk is that slow: {took:?}");
+        assert_eq!(states(&nexus), [InSync, InSync]);
     });
 }
