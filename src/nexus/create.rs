@@ -251,6 +251,7 @@ impl<E: NexusEnv> Inner<E> {
             committed: RefCell::new(committed),
             active: Cell::new(active),
             committed_writers: Cell::new(writers),
+            uncommitted: Cell::new(None),
             locks: super::range_lock::RangeLock::default(),
             mode: Cell::new(Mode::Serving),
             lost_unflushed: Cell::new(false),

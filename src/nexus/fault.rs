@@ -8,7 +8,7 @@ use super::nexus::{Inner, Mode, Nexus};
 use super::slots::SlotSet;
 use super::state::{ChildEvent, FaultReason};
 use super::table::record_of;
-use crate::io::{IoError, Spawn};
+use crate::io::{Clock, IoError, Spawn};
 use crate::model::{ReplicaId, VolumeName};
 
 impl<E: NexusEnv> Nexus<E> {
@@ -74,12 +74,28 @@ impl<E: NexusEnv> Inner<E> {
         let child = &self.children[slot];
         if child.state().is_usable() && !self.can_spare(slot) {
             self.failed_as_last(slot, reason);
-        } else if child.apply(ChildEvent::Failed(reason)) {
-            self.touch();
-            if !self.fault_task.replace(true) {
-                self.parts.spawn.spawn(Rc::clone(self).commit_faults());
-            }
+        } else if self.leaves(slot, reason) {
+            self.ensure_committed();
         }
+    }
+
+    /// Starts the task that commits faults, unless it runs or has nothing to do.
+    pub(super) fn ensure_committed(self: &Rc<Self>) {
+        if !self.faulted().is_empty() && !self.fault_task.replace(true) {
+            self.parts.spawn.spawn(Rc::clone(self).commit_faults());
+        }
+    }
+
+    /// F1 without the commit, which is the caller's. True when the member was in use.
+    pub(super) fn leaves(&self, slot: usize, reason: FaultReason) -> bool {
+        let changed = self.children[slot].apply(ChildEvent::Failed(reason));
+        if changed {
+            if self.uncommitted.get().is_none() {
+                self.uncommitted.set(Some(self.parts.clock.now()));
+            }
+            self.touch();
+        }
+        changed
     }
 
     /// Whether a copy is left without this member. A copy in memory does not count, unless there are no others.

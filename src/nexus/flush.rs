@@ -36,7 +36,7 @@ impl<E: NexusEnv> Inner<E> {
             if (self.usable() & done).is_empty() {
                 return Err(IoError::EIO);
             }
-            let acknowledged = self.acknowledge(done).await;
+            let acknowledged = self.acknowledge(done, None).await;
             // A member whose rebuild began meanwhile holds no range lock up, so it was not asked yet.
             let joined = self.writers() - done - asked;
             if acknowledged.is_err() && !joined.is_empty() {

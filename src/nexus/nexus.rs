@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::ops::Range;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -63,6 +64,8 @@ pub(super) struct Inner<E: NexusEnv> {
     /// W of the committed table: the active set and the members that are being rebuilt. All of them have every
     /// acknowledged write.
     pub(super) committed_writers: Cell<SlotSet>,
+    /// Since when the committed table has members that get no writes any more, if it has.
+    pub(super) uncommitted: Cell<Option<Duration>>,
     /// Regions that may hold writes which are not proven flushed (spec W9).
     pub(super) intent: Intent,
     pub(super) locks: RangeLock,
@@ -436,7 +439,7 @@ impl<E: NexusEnv> fmt::Debug for Nexus<E> {
 }
 
 /// Sleeps, but no longer than the nexus is in the mode `while_in`.
-pub(super) async fn nap<E: NexusEnv>(inner: &Inner<E>, duration: std::time::Duration) {
+pub(super) async fn nap<E: NexusEnv>(inner: &Inner<E>, duration: Duration) {
     let sleep = inner.parts.clock.sleep(duration);
     let mode = inner.mode.get();
     let changed = inner.signal.until(|| inner.mode.get() != mode);

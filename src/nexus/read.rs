@@ -39,6 +39,7 @@ impl<E: NexusEnv> Inner<E> {
         range: Range<u64>,
         buffer: &IoBuffer,
     ) -> Result<(), IoError> {
+        let mut since = None;
         loop {
             if self.mode.get() == Mode::LostOwnership {
                 return Err(IoError::EIO);
@@ -46,7 +47,9 @@ impl<E: NexusEnv> Inner<E> {
             let lock = if self.parts.breaks(Mutant::NoReadLock) {
                 None
             } else {
-                Some(self.locks.shared(range.clone()).await)
+                let (lock, waited) = self.timed(self.locks.shared(range.clone())).await;
+                since = since.or(waited);
+                Some(lock)
             };
             let unresolved = self.unresolved.borrow().first_in(&range);
             if unresolved.is_none() || self.parts.breaks(Mutant::NoResolve) {
@@ -55,7 +58,7 @@ impl<E: NexusEnv> Inner<E> {
                 return Ok(());
             }
             drop(lock);
-            self.resolve_now(range.clone()).await?;
+            self.resolve_now(range.clone(), since).await?;
         }
     }
 

@@ -174,7 +174,7 @@ impl<E: NexusEnv> Inner<E> {
             };
             drop(lock);
             let offset = chunk.start;
-            let resolved = self.resolve_now(run.clone()).await;
+            let resolved = self.resolve_now(run.clone(), None).await;
             resolved.map_err(|_| RebuildError::Source { offset })?;
         }
     }

@@ -153,7 +153,10 @@ impl<E: NexusEnv> Inner<E> {
         if self.unresolved.borrow().first_in(&piece).is_some() {
             // Which copy is the good one is decided by resolving, and that corrects what it can't read.
             drop(lock);
-            return self.resolve_range(piece).await.map_err(|_| NotCorrected);
+            return self
+                .resolve_range(piece, None)
+                .await
+                .map_err(|_| NotCorrected);
         }
         let len = usize::try_from(piece.end - piece.start).expect("a piece is at most a chunk");
         let buffer = self.parts.buffers.get(len);

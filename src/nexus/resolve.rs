@@ -23,12 +23,17 @@ const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 impl<E: NexusEnv> Inner<E> {
     /// R2: makes every chunk that `range` touches equal before the caller reads it. Goes on when the caller gives up.
-    pub(super) async fn resolve_now(self: &Rc<Self>, range: Range<u64>) -> Result<(), IoError> {
+    /// `since` is when the caller began to wait for others, if it had to.
+    pub(super) async fn resolve_now(
+        self: &Rc<Self>,
+        range: Range<u64>,
+        since: Option<Duration>,
+    ) -> Result<(), IoError> {
         let (answer, answered) = oneshot::channel();
         let running = self.enter();
         let inner = Rc::clone(self);
         self.parts.spawn.spawn(async move {
-            let result = inner.resolve_range(range).await;
+            let result = inner.resolve_range(range, since).await;
             drop(running);
             // The reader may have given up; then nobody wants to know.
             let _ = answer.send(result);
@@ -36,11 +41,15 @@ impl<E: NexusEnv> Inner<E> {
         answered.await.unwrap_or(Err(IoError::Stopped))
     }
 
-    pub(super) async fn resolve_range(self: &Rc<Self>, range: Range<u64>) -> Result<(), IoError> {
+    pub(super) async fn resolve_range(
+        self: &Rc<Self>,
+        range: Range<u64>,
+        since: Option<Duration>,
+    ) -> Result<(), IoError> {
         loop {
             let next = self.unresolved.borrow().first_in(&range);
             match next {
-                Some(chunk) => self.resolve_run(chunk).await?,
+                Some(chunk) => self.resolve_run(chunk, since).await?,
                 None => return Ok(()),
             }
         }
@@ -60,6 +69,14 @@ impl<E: NexusEnv> Inner<E> {
         // Up to here chunks are taken one by one, since one of them could not be made equal.
         let mut one_by_one_until = 0;
         while self.mode.get() == Mode::Serving {
+            // Nothing is resolved before a commit that is due (W6). It is waited for without the lock, which would keep
+            // requests for this place waiting longer than for the commit (F6).
+            let is_committed = || self.uncommitted.get().is_none();
+            let over = || self.mode.get() != Mode::Serving;
+            self.signal.until(|| is_committed() || over()).await;
+            if over() {
+                break;
+            }
             let pace = self.resolve_pace(last);
             let run_max = if from < one_by_one_until {
                 CHUNK
@@ -79,7 +96,7 @@ impl<E: NexusEnv> Inner<E> {
                 break;
             };
             let started = self.parts.clock.now();
-            let resolved = self.resolve_run(run.clone()).await;
+            let resolved = self.resolve_run(run.clone(), None).await;
             last = self.parts.clock.now().saturating_sub(started);
             drop(running);
             if resolved.is_ok() {
@@ -123,8 +140,12 @@ impl<E: NexusEnv> Inner<E> {
     }
 
     /// Makes chunks of one region equal on all members, from a content that satisfies G4 (spec A9).
-    async fn resolve_run(self: &Rc<Self>, run: Range<u64>) -> Result<(), IoError> {
-        let _lock = self.locks.exclusive(run.clone()).await;
+    async fn resolve_run(
+        self: &Rc<Self>,
+        run: Range<u64>,
+        since: Option<Duration>,
+    ) -> Result<(), IoError> {
+        let (_lock, waited) = self.timed(self.locks.exclusive(run.clone())).await;
         if self.unresolved.borrow().first_in(&run).is_none() {
             return Ok(());
         }
@@ -147,7 +168,7 @@ impl<E: NexusEnv> Inner<E> {
         if !self.committed_writers.get().is_within(outcome.done) {
             self.note_missed(outcome.done, run.clone()).await;
         }
-        self.acknowledge(outcome.done).await?;
+        self.acknowledge(outcome.done, since.or(waited)).await?;
         self.unresolved.borrow_mut().remove_covered(&run);
         if !self.is_unresolved(&self.intent.regions(&run)) {
             self.intent.resolved.set(self.intent.resolved.get() + 1);

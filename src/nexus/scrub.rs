@@ -347,7 +347,7 @@ impl<E: NexusEnv> Inner<E> {
             return self.read_through(scrub, chunk).await;
         }
         // Chunks in U differ for a reason, and are made equal first.
-        if self.resolve_range(chunk.clone()).await.is_err() {
+        if self.resolve_range(chunk.clone(), None).await.is_err() {
             return Some((ChunkFinding::Skipped, SlotSet::EMPTY));
         }
         let mut lock = self.locks.shared(chunk.clone()).await;

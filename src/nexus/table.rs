@@ -62,7 +62,8 @@ impl<E: NexusEnv> Inner<E> {
         self.fault_task.set(false);
     }
 
-    fn faulted(&self) -> SlotSet {
+    /// Members of the table in memory that are out of use and not out of the committed table.
+    pub(super) fn faulted(&self) -> SlotSet {
         let faulted = |slot: &usize| matches!(self.children[*slot].state(), ChildState::Faulted(_));
         self.members().iter().filter(faulted).collect()
     }
@@ -132,6 +133,9 @@ impl<E: NexusEnv> Inner<E> {
                 child.release();
             }
         }
+        // Who was faulted meanwhile is out by the next commit.
+        let is_due = !self.faulted().is_empty();
+        self.uncommitted.set(is_due.then(|| self.parts.clock.now()));
         if writers.len() == 1 {
             // A single copy can't differ from others.
             self.unresolved.borrow_mut().clear();

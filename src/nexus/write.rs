@@ -1,7 +1,9 @@
 //! Data path, hop 3 of 5: writes, zeroes and flushes: lock the range, send to every child, decide (spec section 3).
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::ops::Range;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -206,14 +208,15 @@ impl<E: NexusEnv> Inner<E> {
         turn: impl Future<Output = Ticket>,
     ) -> Result<(), IoError> {
         let range = work.range();
-        let lock = if self.parts.breaks(Mutant::NoWriteLock) {
+        let (lock, since) = if self.parts.breaks(Mutant::NoWriteLock) {
             drop(turn);
-            None
+            (None, None)
         } else {
-            Some(turn.await)
+            let (lock, since) = self.timed(turn).await;
+            (Some(lock), since)
         };
         self.check_writable()?;
-        let result = self.store_locked(&work).await;
+        let result = self.store_locked(&work, since).await;
         match &result {
             Ok(()) => self.unresolved.borrow_mut().remove_covered(&range),
             Err(_) => self.mark_unresolved(range),
@@ -232,10 +235,15 @@ impl<E: NexusEnv> Inner<E> {
         }
     }
 
-    async fn store_locked(self: &Rc<Self>, work: &Work) -> Result<(), IoError> {
+    async fn store_locked(
+        self: &Rc<Self>,
+        work: &Work,
+        since: Option<Duration>,
+    ) -> Result<(), IoError> {
         let range = work.range();
         // Held to the end: as long as members may differ, the bits stay (W9).
-        let writing = self.writing_when_room(&range).await;
+        let (writing, crowded) = self.timed(self.writing_when_room(&range)).await;
+        let since = since.or(crowded);
         let note_missed = self.notes_missed();
         let operation = |slot| {
             let (work, marks) = (work.clone(), writing.marks());
@@ -249,7 +257,7 @@ impl<E: NexusEnv> Inner<E> {
         if !is_done {
             self.note_missed(outcome.done, range).await;
         }
-        self.acknowledge(outcome.done).await
+        self.acknowledge(outcome.done, since).await
     }
 
     /// W4 and W5 on one member: bits durable, then data.
@@ -406,11 +414,16 @@ impl<E: NexusEnv> Inner<E> {
     }
 
     /// W6: waits until every member of the *committed* write set is among those that have `done` it. Members that
-    /// are not must first leave by a commit (spec F7).
+    /// are not must first leave by a commit (spec F7). `since` is when the request began to wait for other requests, if it
+    /// had to: they may have waited for the same commit, and its time is not given twice (F6).
     ///
     /// # Errors
     /// `EIO` when that can't or does not happen in time; never an acknowledgement.
-    pub(super) async fn acknowledge(&self, done: SlotSet) -> Result<(), IoError> {
+    pub(super) async fn acknowledge(
+        &self,
+        done: SlotSet,
+        since: Option<Duration>,
+    ) -> Result<(), IoError> {
         if self.committed_writers.get().is_within(done)
             || self.parts.breaks(Mutant::AckBeforeCommit)
         {
@@ -429,12 +442,38 @@ impl<E: NexusEnv> Inner<E> {
         let settled = self
             .signal
             .until(|| self.committed_writers.get().is_within(done) || hopeless());
-        let timeout = self.spec.borrow().policy.timeouts.commit;
-        either(self.parts.clock.sleep(timeout), settled).await;
+        either(
+            self.parts.clock.sleep(self.commit_time_left(since)),
+            settled,
+        )
+        .await;
         if self.committed_writers.get().is_within(done) && self.mode.get() != Mode::LostOwnership {
             Ok(())
         } else {
             Err(IoError::EIO)
         }
+    }
+
+    /// How long a request that has waited `since` then may still wait for the commit that is due now (spec F6).
+    fn commit_time_left(&self, since: Option<Duration>) -> Duration {
+        let now = self.parts.clock.now();
+        let due = self.uncommitted.get().unwrap_or(now);
+        let begun = since.map_or(now, |since| since.max(due));
+        let timeout = self.spec.borrow().policy.timeouts.commit;
+        (begun + timeout).saturating_sub(now)
+    }
+
+    /// Waits, and tells since when if it had to. No clock is read for what is there at once.
+    pub(super) async fn timed<T>(&self, awaited: impl Future<Output = T>) -> (T, Option<Duration>) {
+        let mut awaited = pin!(awaited);
+        let mut since = None;
+        let answer = poll_fn(|context| {
+            let polled = awaited.as_mut().poll(context);
+            if polled.is_pending() && since.is_none() {
+                since = Some(self.parts.clock.now());
+            }
+            polled
+        });
+        (answer.await, since)
     }
 }

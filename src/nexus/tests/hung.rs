@@ -333,3 +333,45 @@ fn a_long_zeroing_is_not_a_hang() {
         assert_eq!(states(&nexus), [InSync, InSync]);
     });
 }
+
+/// F6: whoever waits for a place that others hold, which wait for the same commit, has waited for it, too.
+#[test]
+fn a_commit_that_is_not_possible_costs_each_request_its_time_once() {
+    on_volume(10, 2, async |rig, node, nexus| {
+        nexus.write(0, &filled(8192, 1), false).await.unwrap();
+        drop(nexus);
+        node.kill();
+        let node = rig.sim.node();
+        let nexus = rig.assemble(&node, &rig.all()).await.unwrap();
+        assert!(nexus.status().unresolved_bytes > 0, "A7");
+        rig.witness.set_down(true);
+        rig.disks[1].set_fault(SimFault {
+            lost: true,
+            ..SimFault::default()
+        });
+        let mut answers: Vec<Answer> = Vec::new();
+        for _ in 0..3 {
+            answers.push(start(&node, &nexus, async |nexus| {
+                read(&nexus, 0, 4096).await.map(|_| ())
+            }));
+            answers.push(start(&node, &nexus, async |nexus| {
+                nexus.write(0, &filled(4096, 2), false).await
+            }));
+        }
+        node.sleep(29 * SECOND).await;
+        assert!(answers.iter().all(|answer| answer.get().is_none()), "F6");
+        node.sleep(2 * SECOND).await;
+        let eio = Some(Err(IoError::EIO));
+        assert!(answers.iter().all(|answer| answer.get() == eio), "F6");
+        // One that comes now waits as long as the others did.
+        let later = start(&node, &nexus, async |nexus| {
+            nexus.write(0, &filled(4096, 3), false).await
+        });
+        node.sleep(10 * SECOND).await;
+        assert_eq!(later.get(), None);
+        rig.witness.set_down(false);
+        node.sleep(5 * SECOND).await;
+        assert_eq!(later.get(), Some(Ok(())));
+        assert_eq!(rig.committed(), [0]);
+    });
+}
