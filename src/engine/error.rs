@@ -122,7 +122,7 @@ impl From<MemberError> for EngineError {
             MemberError::Draining(_) => "Draining",
             MemberError::Full => "TooManyReplicas",
             MemberError::Refused(_) => "ReplicaRefused",
-            MemberError::Label(_) | MemberError::Flush(_) => "PoolFailed",
+            MemberError::Label(_) | MemberError::Flush(_) | MemberError::Silent(_) => "PoolFailed",
             MemberError::Stopped => "Stopping",
         };
         Self::of(reason, &error)

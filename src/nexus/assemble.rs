@@ -1,6 +1,8 @@
 //! Starting a volume from the replicas that are here (spec section 6).
 
+use std::future::{Future, poll_fn};
 use std::rc::Rc;
+use std::task::Poll;
 
 use super::assembly::force;
 use super::assembly::{AssemblyError, Blocked, Plan, plan};
@@ -58,10 +60,7 @@ impl<E: NexusEnv> Nexus<E> {
             Err(WitnessError::Damaged(_)) => None,
             Err(error) => return Err(AssemblyError::Witness(error)),
         };
-        let mut opened = Vec::new();
-        for candidate in candidates {
-            opened.push(open(&parts, &spec, candidate).await);
-        }
+        let mut opened = open_all(&parts, &spec, candidates).await;
         refuse_twins(&mut opened);
         let (plan, labels) = decide(&parts, &spec, witness.as_ref(), &opened)?;
         let leader = &labels[plan.leader];
@@ -92,7 +91,36 @@ impl<E: NexusEnv> Nexus<E> {
     }
 }
 
-/// A2 and A3 for one candidate.
+/// A2 and A3 for all candidates at once. One that does not answer is not here, like one whose lock is not granted (A1).
+async fn open_all<E: NexusEnv>(
+    parts: &Parts<E>,
+    spec: &NexusSpec,
+    candidates: Vec<Candidate<E::Disk>>,
+) -> Vec<Opened<E::Disk>> {
+    let openings = candidates
+        .into_iter()
+        .map(|candidate| open(parts, spec, candidate));
+    let mut openings: Vec<_> = openings.map(|opening| (Box::pin(opening), None)).collect();
+    poll_fn(|context| {
+        for (opening, opened) in &mut openings {
+            if opened.is_none()
+                && let Poll::Ready(answer) = opening.as_mut().poll(context)
+            {
+                *opened = Some(answer);
+            }
+        }
+        let is_open = openings.iter().all(|(_, opened)| opened.is_some());
+        if is_open {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+    let opened = openings.into_iter();
+    opened.filter_map(|(_, opened)| opened).collect()
+}
+
 async fn open<E: NexusEnv>(
     parts: &Parts<E>,
     spec: &NexusSpec,
@@ -101,15 +129,23 @@ async fn open<E: NexusEnv>(
     let expected = (candidate.pool_id, candidate.replica);
     let found = match candidate.presence {
         Presence::Absent(reason) => Found::Out(reason),
-        Presence::Present(disk) => match Replica::open(disk, &parts.buffers).await {
-            Ok(replica) => match refusal(spec, expected, &replica) {
-                None => Found::Replica(Rc::new(replica)),
-                Some(reason) => Found::Out(reason),
-            },
-            Err(error @ OpenError::Blank { .. }) => Found::Blank(error.to_string()),
-            Err(error @ OpenError::Truncated { .. }) => Found::Truncated(error.to_string()),
-            Err(error) => Found::Out(error.to_string()),
-        },
+        Presence::Present(disk) => {
+            let buffers = parts.buffers.clone();
+            let opening = async move { Replica::open(disk, &buffers).await };
+            match parts
+                .in_time(spec.policy.timeouts.io, Box::pin(opening))
+                .await
+            {
+                Ok(Ok(replica)) => match refusal(spec, expected, &replica) {
+                    None => Found::Replica(Rc::new(replica)),
+                    Some(reason) => Found::Out(reason),
+                },
+                Ok(Err(error @ OpenError::Blank { .. })) => Found::Blank(error.to_string()),
+                Ok(Err(error @ OpenError::Truncated { .. })) => Found::Truncated(error.to_string()),
+                Ok(Err(error)) => Found::Out(error.to_string()),
+                Err(silent) => Found::Out(silent.to_string()),
+            }
+        }
     };
     let replica_id = match &found {
         Found::Replica(replica) => Some(replica.label().replica),

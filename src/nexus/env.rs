@@ -1,8 +1,13 @@
 //! What a nexus is built from, and what it is told.
 
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
+use super::fan_out::either;
 use super::mutant::Mutant;
 use super::witness::Witness;
 use crate::io::{BlockDevice, BufferPool, Clock, Rng, Spawn};
@@ -21,6 +26,11 @@ pub trait NexusEnv: 'static {
     /// The record outside the replicas.
     type Witness: Witness;
 }
+
+/// A disk that has not answered for so long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("its disk has not answered for {} s", .0.as_secs())]
+pub struct Silent(pub Duration);
 
 /// The parts that a nexus is built from.
 pub struct Parts<E: NexusEnv> {
@@ -54,6 +64,24 @@ impl<E: NexusEnv> Parts<E> {
             #[cfg(any(test, feature = "mutants"))]
             mutant: None,
         }
+    }
+
+    /// Does something with a disk that is no child's yet, and waits for it no longer than `patience` (spec A1): what
+    /// takes longer goes on by itself, and lets go of the disk when it ends.
+    pub(super) async fn in_time<T: 'static>(
+        &self,
+        patience: Duration,
+        work: Pin<Box<dyn Future<Output = T>>>,
+    ) -> Result<T, Silent> {
+        let (done, ended) = oneshot::channel();
+        self.spawn.spawn(async move {
+            // The caller may have stopped waiting.
+            let _ = done.send(work.await);
+        });
+        let mut answer = None;
+        let ended = async { answer = ended.await.ok() };
+        either(self.clock.sleep(patience), ended).await;
+        answer.ok_or(Silent(patience))
     }
 
     /// A random id for a generation.

@@ -3,17 +3,18 @@
 //! A member is added as `Blank` and gets every write only once its rebuild has begun. The table says so before anything
 //! is written to its file, so that a crash leaves a file that nobody trusts.
 
+use std::pin::Pin;
 use std::rc::Rc;
 
 use tokio::sync::oneshot;
 
 use super::assemble::{ANOTHER_SLOT, refusal};
 use super::child::Identity;
-use super::env::{Candidate, NexusEnv, Presence};
+use super::env::{Candidate, NexusEnv, Presence, Silent};
 use super::fan_out::{Failure, either};
 use super::nexus::{Inner, Mode, Nexus};
 use super::slots::SLOTS_MAX;
-use super::state::{ChildEvent, ChildState, FaultReason};
+use super::state::{ChildState, FaultReason};
 use super::table::Uncommitted;
 use crate::io::slots::SlotPair;
 use crate::io::{BlockDevice, Clock, IoError, Spawn};
@@ -49,6 +50,9 @@ pub enum MemberError {
     /// The only copy could not be flushed (spec B0).
     #[error("the only copy can't be flushed: {0}")]
     Flush(#[source] IoError),
+    /// Its disk hangs. What was asked of it may still take effect; it must be opened and locked anew.
+    #[error("{0}")]
+    Silent(#[from] Silent),
     /// The volume stopped first, or another owner has it.
     #[error("the volume stopped first")]
     Stopped,
@@ -85,7 +89,7 @@ impl<E: NexusEnv> Nexus<E> {
     /// fast path before (spec B0).
     ///
     /// # Errors
-    /// [`MemberError`]. After [`MemberError::Label`] it is a member, blank and not here: try [`Nexus::attach`].
+    /// [`MemberError`]. After [`MemberError::Label`] and [`MemberError::Silent`] it is a member, blank and not here: try [`Nexus::attach`].
     pub async fn add_member(&self, candidate: Candidate<E::Disk>) -> Result<(), MemberError> {
         let inner = Rc::clone(&self.inner);
         let _reshaping = inner.reshape().await;
@@ -137,46 +141,27 @@ impl<E: NexusEnv> Nexus<E> {
     pub async fn attach(&self, candidate: Candidate<E::Disk>) -> Result<(), MemberError> {
         let inner = Rc::clone(&self.inner);
         inner.check_serving()?;
-        let Incoming {
-            identity,
-            pool,
-            disk,
-        } = incoming(candidate)?;
-        let id = identity.replica;
+        let incoming = incoming(candidate)?;
+        let id = incoming.identity.replica;
         let (slot, state) = inner.check_absent(id)?;
-        // Not under the lock: a disk that hangs must not hold up the commit of another member's fault (spec G11).
-        let found = read_label(&inner, &disk).await;
-        // A file that the table calls blank may still have the label of a slot that its member had once: what made it a
-        // new member was cut short.
-        let is_left_over = |label: &Label| {
-            let is_its_own = label.volume == inner.spec.borrow().id && label.replica == id;
-            state == ChildState::Blank && label.own_slot != slot && is_its_own
+        let (identity, pool) = (incoming.identity.clone(), incoming.pool);
+        // Not under the table's lock: others must be able to fail while this disk is slow (spec G11).
+        let found = inner.open_or_blank(slot, incoming).await?;
+        let lock = inner.lock_table().await;
+        inner.check_still(id, (slot, state))?;
+        let child = &inner.children[slot];
+        let replica = match found {
+            Ok(replica) => replica,
+            Err(incoming) => {
+                // Whatever it was in sync with is not in this file (spec L2).
+                let blank = |table: &mut Label| {
+                    table.members[slot].state = MemberState::Blank;
+                    table.members[slot].insync_id = GenerationId::nil();
+                };
+                inner.change_table(&lock, &blank).await?;
+                return inner.make_replica(slot, incoming).await;
+            }
         };
-        let is_new = match &found {
-            Ok(label) => is_left_over(label),
-            Err(error) => matches!(error, OpenError::Blank { .. }),
-        };
-        if is_new {
-            let lock = inner.lock_table().await;
-            inner.check_still(id, (slot, state))?;
-            // Whatever it was in sync with is not in this file (spec L2).
-            let blank = |table: &mut Label| {
-                table.members[slot].state = MemberState::Blank;
-                table.members[slot].insync_id = GenerationId::nil();
-            };
-            inner.change_table(&lock, &blank).await?;
-            let incoming = Incoming {
-                identity,
-                pool,
-                disk,
-            };
-            return inner.make_replica(slot, incoming).await;
-        }
-        let opened = match found {
-            Ok(_) => Replica::open(disk, &inner.parts.buffers).await,
-            Err(error) => Err(error),
-        };
-        let replica = opened.map_err(|error| MemberError::Refused(error.to_string()))?;
         let refused = refusal(&inner.spec.borrow(), (Some(pool), Some(id)), &replica);
         if let Some(reason) = refused {
             return Err(MemberError::Refused(reason));
@@ -184,15 +169,15 @@ impl<E: NexusEnv> Nexus<E> {
         if replica.label().own_slot != slot {
             return Err(MemberError::Refused(ANOTHER_SLOT.to_owned()));
         }
-        let _lock = inner.lock_table().await;
-        inner.check_still(id, (slot, state))?;
         let (len, shift) = {
             let table = inner.table.borrow();
             (table.data_len, table.region_shift)
         };
-        let caught_up = catch_up(&replica, len, shift).await;
-        caught_up.map_err(MemberError::Label)?;
-        inner.children[slot].enter(identity, Rc::new(replica));
+        let replica = Rc::new(replica);
+        let own = Rc::clone(&replica);
+        let caught_up = inner.in_time(Box::pin(async move { catch_up(&own, len, shift).await }));
+        caught_up.await?.map_err(MemberError::Label)?;
+        child.enter(identity, replica);
         inner.touch();
         Ok(())
     }
@@ -216,8 +201,7 @@ impl<E: NexusEnv> Nexus<E> {
         }
         let disk = child.replica().ok();
         if child.state().is_written() {
-            child.apply(ChildEvent::Failed(FaultReason::Removed));
-            inner.touch();
+            inner.leaves(slot, FaultReason::Removed);
         }
         let change = |table: &mut Label| {
             let generation = table.generation;
@@ -272,6 +256,48 @@ impl<E: NexusEnv> Inner<E> {
         is_same.then_some(()).ok_or(MemberError::AlreadyThere(id))
     }
 
+    /// The replica that was brought; what was brought if it has to be made one.
+    async fn open_or_blank(
+        &self,
+        slot: usize,
+        incoming: Incoming<E::Disk>,
+    ) -> Result<Result<Replica<E::Disk>, Incoming<E::Disk>>, MemberError> {
+        let id = incoming.identity.replica;
+        let buffers = self.parts.buffers.clone();
+        let read = self.in_time(Box::pin(async move {
+            let slots = SlotPair::read(&incoming.disk, &buffers, LABEL_OFFSETS).await;
+            let found = slots.map_err(OpenError::from);
+            let label = found.and_then(|slots| newest_label(&slots).map(|(_, label)| label));
+            (incoming, label)
+        }));
+        let (incoming, label) = read.await?;
+        // A file that the table calls blank may still have the label of a slot that its member had once: what made it a
+        // new member was cut short.
+        let is_left_over = |label: &Label| {
+            let is_its_own = label.volume == self.spec.borrow().id && label.replica == id;
+            let is_blank = self.children[slot].state() == ChildState::Blank;
+            is_blank && label.own_slot != slot && is_its_own
+        };
+        if matches!(label, Err(OpenError::Blank { .. })) || label.as_ref().is_ok_and(is_left_over) {
+            return Ok(Err(incoming));
+        }
+        let refused = |error: OpenError| MemberError::Refused(error.to_string());
+        label.map_err(refused)?;
+        let buffers = self.parts.buffers.clone();
+        let open = async move { Replica::open(incoming.disk, &buffers).await };
+        let opened = self.in_time(Box::pin(open)).await?;
+        opened.map(Ok).map_err(refused)
+    }
+
+    /// As [`super::env::Parts::in_time`]: a disk that hangs must not hold up what everybody needs (spec G11).
+    async fn in_time<T: 'static>(
+        &self,
+        work: Pin<Box<dyn Future<Output = T>>>,
+    ) -> Result<T, Silent> {
+        let patience = self.spec.borrow().policy.timeouts.io;
+        self.parts.in_time(patience, work).await
+    }
+
     /// The slot that a member is in.
     pub(super) fn slot_of(&self, replica: ReplicaId) -> Option<usize> {
         let is_it = |slot: &usize| self.children[*slot].replica_id() == Some(replica);
@@ -315,14 +341,14 @@ impl<E: NexusEnv> Inner<E> {
                 ..table.clone()
             }
         };
-        let disk = incoming.disk;
-        if disk.size() < label.file_len() {
-            disk.grow(label.file_len())
-                .await
-                .map_err(MemberError::Label)?;
-        }
-        let made = Replica::reformat(disk, &self.parts.buffers, label).await;
-        let replica = made.map_err(MemberError::Label)?;
+        let (disk, buffers) = (incoming.disk, self.parts.buffers.clone());
+        let made = self.in_time(Box::pin(async move {
+            if disk.size() < label.file_len() {
+                disk.grow(label.file_len()).await?;
+            }
+            Replica::reformat(disk, &buffers, label).await
+        }));
+        let replica = made.await?.map_err(MemberError::Label)?;
         self.children[slot].enter(incoming.identity, Rc::new(replica));
         self.touch();
         Ok(())
@@ -434,10 +460,4 @@ pub(super) async fn catch_up<D: BlockDevice>(
         replica.take_size(data_len, region_shift).await?;
     }
     Ok(())
-}
-
-/// The label, without taking the disk.
-async fn read_label<E: NexusEnv>(inner: &Inner<E>, disk: &E::Disk) -> Result<Label, OpenError> {
-    let slots = SlotPair::read(disk, &inner.parts.buffers, LABEL_OFFSETS).await?;
-    newest_label(&slots).map(|(_, label)| label)
 }

@@ -60,7 +60,9 @@ mod tests;
 
 pub use assembly::{AssemblyError, Blocked};
 pub use create::CreateError;
-pub use env::{Candidate, ForceStart, NexusEnv, NexusSpec, Parts, Policy, Presence, Timeouts};
+pub use env::{
+    Candidate, ForceStart, NexusEnv, NexusSpec, Parts, Policy, Presence, Silent, Timeouts,
+};
 pub use member::{MemberError, Removal};
 pub use mutant::Mutant;
 pub use nexus::Nexus;

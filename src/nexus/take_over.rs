@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use super::assembly::AssemblyError;
 use super::env::{NexusEnv, Parts};
-use super::fan_out::{Failure, Operation};
+use super::fan_out::{Failure, Operation, Outcome, either};
 use super::mutant::Mutant;
 use super::nexus::Inner;
 use super::slots::SlotSet;
-use super::state::{ChildEvent, ChildState};
+use super::state::{ChildEvent, ChildState, FaultReason};
 use super::table::{has_outsiders, left, own_label, record_of, sets};
 use super::witness::{Witness, WitnessError, WitnessPosition, WitnessRecord};
-use crate::io::Clock;
+use crate::io::{Clock, IoError};
 use crate::replica::{BitmapKind, Label, MemberState};
 
 /// Pause before the witness is tried again.
@@ -49,6 +49,8 @@ impl<E: NexusEnv> Inner<E> {
             &[BitmapKind::Intent, BitmapKind::Missed]
         };
         let mut failed = SlotSet::EMPTY;
+        // Who hangs is left out of the table that is written here (F5); nobody commits another one meanwhile.
+        self.fault_task.set(true);
         loop {
             if self.active.get().is_within(failed) {
                 return Err(AssemblyError::Failed(self.failures(failed)));
@@ -76,12 +78,14 @@ impl<E: NexusEnv> Inner<E> {
                     self.open_label(slot, label, merge, unfinished.clone()),
                 )
             };
-            let outcome = self.fan_out(writers.iter().map(operation).collect()).await;
-            for (slot, failure) in outcome.failures(writers) {
+            let outcome = self
+                .open_labels(writers.iter().map(operation).collect())
+                .await;
+            for (slot, failure) in outcome.failures(self.writers()) {
                 self.children[slot].apply(ChildEvent::Failed(failure.reason()));
-                failed.insert(slot);
             }
-            if outcome.done == writers {
+            failed = failed | self.faulted();
+            if outcome.done - failed == writers {
                 let record = record_of(&table);
                 let timeout = self.spec.borrow().policy.timeouts.commit;
                 let commit = self.parts.commit_within(timeout, expected, &record);
@@ -91,6 +95,8 @@ impl<E: NexusEnv> Inner<E> {
                 })?;
                 self.committed.replace(record);
                 self.adopt(&table, failed, (readers, writers));
+                self.fault_task.set(false);
+                self.ensure_committed();
                 return Ok(());
             }
         }
@@ -119,6 +125,23 @@ impl<E: NexusEnv> Inner<E> {
         failed.iter().map(reason).collect::<Vec<_>>().join("; ")
     }
 
+    /// Opens members for writing. One that hangs is left behind while another one answers; when none does, all have failed,
+    /// and the start is tried anew with opening them (A8).
+    async fn open_labels(self: &Rc<Self>, operations: Vec<(usize, Operation)>) -> Outcome {
+        let mut outcome = Outcome::default();
+        let opened = async { outcome = self.fan_out(operations).await };
+        let given_up = async {
+            self.signal.until(|| self.nobody_answers()).await;
+            let reason = FaultReason::Hung(self.spec.borrow().policy.timeouts.io);
+            for slot in self.usable().iter() {
+                self.leaves(slot, reason);
+            }
+            std::future::pending().await
+        };
+        either(given_up, opened).await;
+        outcome
+    }
+
     /// Opens one member for writing: damaged bitmap pages, `missed` when somebody was left behind, the label. One that is
     /// being rebuilt adds to its list what the last owner may have left `unfinished` anywhere.
     fn open_label(
@@ -131,27 +154,31 @@ impl<E: NexusEnv> Inner<E> {
         let inner = Rc::clone(self);
         Box::pin(async move {
             let child = &inner.children[slot];
+            let _hold = child.hold(&inner.signal);
             let replica = child.replica().map_err(Failure::Label)?;
+            // Spec F1: nothing more is done to one that was left behind meanwhile.
+            let go_on = |result: Result<(), IoError>| match result {
+                Ok(()) if !inner.writers().contains(slot) => Err(Failure::Label(IoError::Stopped)),
+                result => result.map_err(Failure::Label),
+            };
             // The label and the bits that were read may be in the disk's cache only, left by a daemon that was killed.
             // Before the other label slot is overwritten (L1), or a bit is relied on (W4), they must be durable.
-            replica.flush().await.map_err(Failure::Label)?;
-            replica.rewrite_bad_pages().await.map_err(Failure::Label)?;
+            go_on(replica.flush().await)?;
+            go_on(replica.rewrite_bad_pages().await)?;
             let is_target = child.state() == ChildState::Rebuilding;
             if merge || is_target {
-                let merged = replica.merge_intent_into_missed().await;
-                merged.map_err(Failure::Label)?;
+                go_on(replica.merge_intent_into_missed().await)?;
             }
             for range in unfinished.into_iter().filter(|_| is_target) {
                 let end = range.end.min(replica.data_len());
                 if range.start < end {
                     let regions = replica.regions(range.start, end - range.start);
-                    let listed = replica.set_durable(BitmapKind::Missed, regions).await;
-                    listed.map_err(Failure::Label)?;
+                    go_on(replica.set_durable(BitmapKind::Missed, regions).await)?;
                 }
             }
             if replica.data_len() < table.data_len {
                 // A growth that was cut short.
-                replica.grow(table.data_len).await.map_err(Failure::Label)?;
+                go_on(replica.grow(table.data_len).await)?;
             }
             let label = own_label(&replica.label(), table);
             replica.write_label(&label).await.map_err(Failure::Label)

@@ -7,6 +7,7 @@ mod faults;
 mod forced;
 mod grow;
 mod hung;
+mod hung_start;
 mod intent;
 mod last_copy;
 mod members;

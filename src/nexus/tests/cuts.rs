@@ -91,6 +91,8 @@ impl Story {
         node.kill();
         let nexus = self.assemble().await;
         self.write(&nexus, 7).await;
+        let is_equal = || nexus.status().unresolved_bytes == 0;
+        nexus.inner.signal.until(is_equal).await;
         assert!(nexus.stop().await, "A10");
         let nexus = self.assemble().await;
         self.write(&nexus, 0).await;
