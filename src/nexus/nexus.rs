@@ -175,8 +175,15 @@ impl<E: NexusEnv> Nexus<E> {
     /// acknowledged but never flushed may be gone, and requests are served again (spec F2).
     pub fn reattached(&self) {
         if self.inner.lost_unflushed.replace(false) {
-            let children = self.inner.children.iter();
-            children.for_each(|child| child.durability.forgive());
+            for (slot, child) in self.inner.children.iter().enumerate() {
+                child.durability.forgive();
+                if let ChildState::Failing(FaultReason::Flush(_) | FaultReason::Label(_)) =
+                    child.state()
+                {
+                    // It may be idle: nothing else would ask it again (spec G9).
+                    self.inner.succeeded(slot);
+                }
+            }
             self.inner.distrust();
             self.inner.touch();
         }

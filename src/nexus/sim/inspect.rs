@@ -95,6 +95,8 @@ impl Run {
         let (history, rig) = (&self.clients.history, self.rig());
         let clock = self.sim().node();
         nexus.configure(Policy::default());
+        // The clients of the end are new, as those of each cycle: what failed while the volume started is not theirs (F2).
+        nexus.reattached();
         let healed = async {
             while nexus.status().health != Health::Online || nexus.status().unresolved_bytes > 0 {
                 bring_back(rig, &nexus).await;

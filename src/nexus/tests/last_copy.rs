@@ -73,6 +73,8 @@ fn after_a_failed_flush_of_the_last_copy_only_reads_go_on_until_the_frontends_re
             assert!(nexus.status().lost_unflushed);
             nexus.reattached();
             assert!(!nexus.status().lost_unflushed);
+            let health = nexus.status().health;
+            assert_ne!(health, Health::Failed, "G9: also while nobody writes");
             assert_eq!(nexus.write(0, &filled(4096, 2), false).await, Ok(()));
             assert_eq!(nexus.flush().await, Ok(()));
         });
