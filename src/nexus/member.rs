@@ -140,6 +140,8 @@ impl<E: NexusEnv> Nexus<E> {
     /// [`MemberError`]; it may be tried again.
     pub async fn attach(&self, candidate: Candidate<E::Disk>) -> Result<(), MemberError> {
         let inner = Rc::clone(&self.inner);
+        // One at a time: what another one read before this one wrote a label would count no more (spec L1).
+        let _reshaping = inner.reshape().await;
         inner.check_serving()?;
         let incoming = incoming(candidate)?;
         let id = incoming.identity.replica;
