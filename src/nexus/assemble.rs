@@ -80,7 +80,8 @@ impl<E: NexusEnv> Nexus<E> {
         let keep_clean = keep_clean && !plan.forced;
         let expected = witness.as_ref().map(WitnessRecord::position);
         let flush = inner.intent.flush_begins();
-        inner.take_over(expected, keep_clean).await?;
+        let taken = inner.take_over(expected, keep_clean).await;
+        taken.inspect_err(|_| inner.abandon_start())?;
         inner.inherit_bits(flush);
         let unresolved = inner.unresolved.borrow().bytes();
         inner.intent.resolved_bytes.set(unresolved);

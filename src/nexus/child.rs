@@ -205,11 +205,18 @@ impl<D: BlockDevice> Drop for Hold<'_, D> {
     fn drop(&mut self) {
         let left = self.child.inflight.get() - 1;
         self.child.inflight.set(left);
-        if left == 0 && matches!(self.child.state(), ChildState::Draining { .. }) {
+        if left > 0 {
+            return;
+        }
+        let state = self.child.state();
+        if matches!(state, ChildState::Draining { .. }) {
             self.child.apply(ChildEvent::Drained);
             // To come back it is opened and locked anew (spec A1, E6).
             self.child.release();
             self.signal.tell();
+        } else if !state.is_written() {
+            // Somebody may wait for it in order to let go of the member.
+            self.signal.notify();
         }
     }
 }

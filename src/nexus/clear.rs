@@ -146,9 +146,21 @@ impl<E: NexusEnv> Inner<E> {
         self.ensure_clearing();
     }
 
+    /// Whether a bit stands for the same bytes on all writers and in memory. Not so while a growth that changes that is being
+    /// committed: what is known of a region then says nothing about the bit with its number (spec section 10, W9).
+    fn is_on_one_grid(&self) -> bool {
+        let shift = self.intent.region_shift();
+        let replicas = self.writers().iter();
+        let mut replicas = replicas.filter_map(|slot| self.children[slot].replica().ok());
+        replicas.all(|replica| replica.region_shift() == shift)
+    }
+
     /// Looks for bits that nobody set here: those left by the last owner, and those that a member brought with it. Who
     /// wrote there is unknown, so a flush from now on has to prove them.
     fn find_bits(&self) {
+        if !self.is_on_one_grid() {
+            return;
+        }
         let mut found = self.intent.found.borrow_mut();
         let known = self.intent.regions.borrow();
         let tracked = length(&found) + self.intent.len();
@@ -178,7 +190,7 @@ impl<E: NexusEnv> Inner<E> {
 
     /// Clears those of the regions that may be cleared, and whatever was found and may be.
     async fn clear(self: &Rc<Self>, wanted: &[u64], fua: bool) {
-        if self.mode.get() != Mode::Serving {
+        if self.mode.get() != Mode::Serving || !self.is_on_one_grid() {
             return;
         }
         // From the decision to the change in memory there is no await: no write can begin in between.

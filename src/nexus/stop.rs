@@ -31,15 +31,26 @@ impl<E: NexusEnv> Nexus<E> {
         if inner.mode.get() == Mode::Stopping {
             inner.mode.set(Mode::Stopped);
         }
-        for child in inner.children.iter() {
-            child.release();
-        }
-        inner.touch();
+        inner.release_all();
         clean
     }
 }
 
 impl<E: NexusEnv> Inner<E> {
+    /// A start that failed lets go of every replica that does not hang, so that the next one can open it (spec A1). What
+    /// hangs is held by its own operation.
+    pub(super) fn abandon_start(&self) {
+        self.mode.set(Mode::Stopped);
+        self.release_all();
+    }
+
+    fn release_all(&self) {
+        for child in self.children.iter() {
+            child.release();
+        }
+        self.touch();
+    }
+
     /// Flushes, clears intent, and writes CLEAN with the generation unchanged if nothing is left to resolve. What CLEAN states is the
     /// labels' alone; the witness's record does not change.
     async fn close(self: &Rc<Self>) -> bool {

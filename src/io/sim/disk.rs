@@ -234,6 +234,12 @@ impl SimHardware {
         self.state.unreadable.borrow_mut().insert(block);
     }
 
+    /// How many hold it: whoever can reach the hardware, open sessions, and operations under way.
+    #[must_use]
+    pub fn holders(&self) -> usize {
+        Rc::strong_count(&self.state)
+    }
+
     /// Has each write to the data area told to `watcher`, as bytes of the disk, before it is submitted.
     pub fn watch_data_writes(&self, watcher: impl Fn(Range<u64>) + 'static) {
         self.state.watcher.replace(Some(Rc::new(watcher)));

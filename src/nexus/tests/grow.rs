@@ -9,7 +9,8 @@ use crate::model::status::ReplicaState::{InSync, Stale};
 use crate::nexus::fan_out::either;
 use crate::nexus::sim::{Rig, SimEnv};
 use crate::nexus::{ForceStart, Nexus, RebuildKind};
-use crate::units::TIB;
+use crate::replica::BitmapKind;
+use crate::units::{MIB, TIB};
 
 const LARGER: u64 = 3 * SIZE;
 
@@ -234,5 +235,36 @@ fn growing_to_larger_regions_while_a_member_leaves_holds_nobody_up_for_ever() {
         assert!(removed.is_ok(), "{removed:?}");
         assert_eq!((grown, written), (Ok(()), Ok(())));
         assert_eq!(nexus.size(), 2 * TIB);
+    });
+}
+
+/// W9, section 10: while larger regions are being committed, a region's number stands for other bytes on the disks than in
+/// memory, and nothing may be cleared by it.
+#[test]
+fn no_bit_is_cleared_while_larger_regions_are_being_committed() {
+    let rig = Rig::new(7, 2, TIB, 4096);
+    let sim = rig.sim.clone();
+    sim.block_on(async move {
+        let node = rig.sim.node();
+        let nexus = rig.create(&node).await.unwrap();
+        for offset in [10 * MIB, TIB - MIB] {
+            nexus.write(offset, &filled(4096, 1), false).await.unwrap();
+        }
+        nexus.flush().await.unwrap();
+        // Shares its new region with the one at 10 MiB, and is not flushed.
+        let data = filled(4096, 2);
+        nexus.write(11 * MIB, &data, false).await.unwrap();
+        rig.witness.set_down(true);
+        let growing = nexus.clone();
+        node.spawn(async move { growing.grow(2 * TIB).await.unwrap() });
+        node.sleep(Duration::from_secs(9)).await;
+        let replica = nexus.inner.children[0].replica().unwrap();
+        assert_eq!(replica.region_shift(), 21, "its label has the new size");
+        let set = replica.set_regions(BitmapKind::Intent);
+        assert_eq!(set, [0..replica.label().regions()], "section 10: all bits");
+        drop(replica);
+        rig.witness.set_down(false);
+        let grown = async { nexus.inner.signal.until(|| nexus.size() == 2 * TIB).await };
+        assert!(soon(&node, grown).await.is_some());
     });
 }

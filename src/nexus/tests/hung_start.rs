@@ -128,3 +128,26 @@ fn a_disk_that_hangs_while_the_volume_grows_is_left_behind() {
         nexus.write(SIZE, &filled(4096, 2), true).await.unwrap();
     });
 }
+
+/// A1: a start that failed while its disks hung keeps no replica but those that still hang.
+#[test]
+fn a_start_that_failed_lets_go_of_the_disk_that_answers_again() {
+    for moment in moments() {
+        on_volume(moment, 2, async move |rig, node, nexus| {
+            nexus.write(0, &filled(8192, 1), true).await.unwrap();
+            drop(nexus);
+            node.kill();
+            rig.disks[1].quiesce().await;
+            let closed = rig.disks[1].holders();
+            let (node, started) = start_hanging(&rig, moment, &[0, 1]).await;
+            node.sleep(40 * SECOND).await;
+            let Some(Err(_)) = started.take() else {
+                // The start was over before.
+                return;
+            };
+            hang(&rig, 1, false);
+            node.sleep(SECOND).await;
+            assert_eq!(rig.disks[1].holders(), closed, "{moment}");
+        });
+    }
+}
