@@ -10,6 +10,7 @@
     reason = "the bans keep the daemon deterministic; tasks wait for real processes in real time"
 )]
 
+mod bench;
 mod blocks;
 mod check;
 mod daemon;
