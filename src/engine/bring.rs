@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::assemble::{Bring, Brought, candidate, replica_len};
 use super::engine::Engine;
 use super::error::EngineError;
+use super::found::Found;
 use super::live::{self, Live};
 use crate::model::{PoolName, ReplicaId, VolumeName};
 use crate::nexus::{ChildStatus, NexusStatus, RebuildKind, RebuildReport};
@@ -144,11 +145,10 @@ impl Engine {
             known.find(|(_, known)| *known == replica).map(|(p, _)| p)
         };
         let found = || {
-            let files = self.all_files();
-            let mut its = files
-                .into_iter()
-                .filter(|(_, f)| f.place.replica() == replica);
-            its.next().map(|(pool, _)| pool)
+            let pools = self.pools();
+            let has_it = |found: &Found| found.of_replica(replica).next().is_some();
+            let mut its = pools.iter().filter(|(_, entry)| has_it(&entry.found));
+            its.next().map(|(pool, _)| pool.clone())
         };
         child.pool.clone().or_else(recorded).or_else(found)
     }

@@ -89,7 +89,7 @@ impl Engine {
         };
         let witness = match is_memory_only {
             true => None,
-            false => Some(self.shared.state.open_witness(id)?),
+            false => Some(self.new_witness(id).await?),
         };
         let files = brought.iter().filter_map(file_of).collect();
         let starter = Starter {
@@ -103,9 +103,17 @@ impl Engine {
         self.launch(name, starter, Books { applied, files }).await
     }
 
+    /// Makes the witness file, on a thread that may wait for its disk: a creation flushes it, and many volumes may be
+    /// created at a time.
+    async fn new_witness(&self, id: VolumeId) -> Result<std::os::fd::OwnedFd, EngineError> {
+        let state = self.shared.state.clone();
+        let made = tokio::task::spawn_blocking(move || state.open_witness(id));
+        Ok(made.await.map_err(|_| EngineError::stopping())??)
+    }
+
     /// Ends a creation that succeeded but for this.
     pub(super) async fn close_journal(&self, id: VolumeId) -> Result<(), EngineError> {
-        if self.shared.store.creations().contains_key(&id) {
+        if self.shared.store.has_creation(id) {
             self.shared.store.end_creation(id).await?;
         }
         Ok(())
@@ -129,8 +137,7 @@ impl Engine {
 
     /// Ends creations of `name` that a crash cut short. Returns whether there were any.
     pub(super) async fn clear_unfinished(&self, name: &VolumeName) -> Result<bool, EngineError> {
-        let all = self.shared.store.creations();
-        let unfinished: Vec<_> = all.into_iter().filter(|(_, c)| c.name == *name).collect();
+        let unfinished = self.shared.store.creations_of(name);
         for (id, creation) in &unfinished {
             // The witness commit is the creation's last step: with it, the volume exists and only the journal is late.
             if let Some(record) = self.shared.state.witness(*id)? {

@@ -71,8 +71,6 @@ pub(super) struct Shared {
     pub(super) policy: watch::Sender<NodePolicy>,
     pub(super) rebuilds: Permits,
     pub(super) scrubs: Permits,
-    /// Held while a volume's history is added to.
-    pub(super) history: tokio::sync::Mutex<()>,
     /// Counts volumes that were placed on a reactor.
     placed: AtomicUsize,
 }
@@ -138,7 +136,6 @@ impl Engine {
             policy: watch::Sender::default(),
             rebuilds: Permits::new(NodePolicy::default().rebuild_max),
             scrubs: Permits::new(SCRUBS_MAX),
-            history: tokio::sync::Mutex::default(),
             placed: AtomicUsize::new(0),
         };
         let engine = Self {

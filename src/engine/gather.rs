@@ -17,7 +17,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// What the listed pools hold.
 #[derive(Debug, Default)]
 pub(super) struct Gathered {
-    /// Every replica in use, of any volume, with its pool.
+    /// Every replica in use of a volume that some label gives the name to, with its pool.
     pub(super) active: Vec<(PoolName, FoundReplica)>,
     /// Quarantined data whose label or file name carries the name.
     pub(super) quarantined: Vec<String>,
@@ -111,21 +111,9 @@ impl Engine {
             };
             if let Err(error) = looked {
                 gathered.offline.push((pool.clone(), error.to_string()));
-                continue;
-            }
-            let found = self.pools().get(pool).map(|entry| entry.found.clone());
-            for found in found.unwrap_or_default() {
-                match &found.place {
-                    Place::Active(_) => gathered.active.push((pool.clone(), found)),
-                    Place::Quarantined(entry) => {
-                        let labelled = found.label.as_ref().is_some_and(|l| l.name == *name);
-                        if entry.volume == *name || labelled {
-                            gathered.quarantined.push(entry.id());
-                        }
-                    }
-                }
             }
         }
+        self.collect(name, pools, &mut gathered);
         let parked: Vec<_> = self.parked().values().cloned().collect();
         for volume in parked.into_iter().filter(|volume| volume.name == *name) {
             gathered
@@ -135,6 +123,39 @@ impl Engine {
         gathered.quarantined.sort();
         gathered.quarantined.dedup();
         gathered
+    }
+
+    /// What was just seen in the pools that are not offline and bears on the volumes of this name.
+    fn collect(&self, name: &VolumeName, pools: &[PoolName], gathered: &mut Gathered) {
+        let all = self.pools();
+        let offline = &gathered.offline;
+        let online = pools
+            .iter()
+            .filter(|pool| !offline.iter().any(|(o, _)| o == *pool));
+        let entries: Vec<_> = online.filter_map(|p| Some((p, all.get(p)?))).collect();
+        let named = entries.iter().flat_map(|(_, e)| e.found.named(name));
+        let ids: BTreeSet<VolumeId> = named
+            .filter(|found| matches!(found.place, Place::Active(_)))
+            .filter_map(|found| found.label.as_ref())
+            .filter(|label| label.name == *name)
+            .map(|label| label.volume)
+            .collect();
+        for (pool, entry) in &entries {
+            for found in ids.iter().flat_map(|id| entry.found.of_volume(*id)) {
+                let is_its = found
+                    .label
+                    .as_ref()
+                    .is_some_and(|l| ids.contains(&l.volume));
+                if is_its && matches!(found.place, Place::Active(_)) {
+                    gathered.active.push(((*pool).clone(), found.clone()));
+                }
+            }
+            for found in entry.found.named(name) {
+                if let Place::Quarantined(entry) = &found.place {
+                    gathered.quarantined.push(entry.id());
+                }
+            }
+        }
     }
 
     fn members_in_memory(&self, id: VolumeId, pools: &[PoolName]) -> Memory {
@@ -225,12 +246,12 @@ impl Engine {
 
     /// Whatever the volume's own pools say: a name that has data anywhere is not free.
     fn check_elsewhere(&self, name: &VolumeName) -> Result<(), EngineError> {
-        let files = self.all_files();
-        let labels = || {
-            let labels = files.iter().map(|(pool, f)| (pool, f.label.as_ref()));
-            labels.filter_map(|(pool, label)| Some((pool, label?)))
-        };
-        if let Some((pool, label)) = labels().find(|(_, label)| label.name == *name) {
+        let pools = self.pools();
+        let mut labelled = pools.iter().flat_map(|(pool, entry)| {
+            let labels = entry.found.named(name).filter_map(|f| f.label.as_ref());
+            labels.map(move |label| (pool, label))
+        });
+        if let Some((pool, label)) = labelled.find(|(_, label)| label.name == *name) {
             return Err(EngineError::new(
                 "DataElsewhere",
                 format!(
@@ -241,7 +262,11 @@ impl Engine {
             ));
         }
         // The witness follows the labels when a volume gets another name.
-        let renamed = |id: VolumeId| labels().any(|(_, label)| label.volume == id);
+        let renamed = |id: VolumeId| {
+            let files = pools.values().flat_map(|entry| entry.found.of_volume(id));
+            let mut labels = files.filter_map(|found| found.label.as_ref());
+            labels.any(|label| label.volume == id)
+        };
         let witnessed = self
             .witness_names()
             .iter()

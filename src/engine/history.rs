@@ -55,22 +55,17 @@ impl Engine {
         let time = Timestamp::from_second(time.as_second())
             .unwrap_or(time)
             .to_string();
-        let shared = std::sync::Arc::clone(&self.shared);
+        let events = happened.into_iter().map(|happened| HistoryEvent {
+            time: time.clone(),
+            generation,
+            what: happened.what.to_owned(),
+            pool: happened.pool,
+            replica: happened.replica,
+            detail: happened.detail,
+        });
+        let (events, store) = (events.collect(), self.shared.store.clone());
         tokio::spawn(async move {
-            // One after the other: each reads, adds and writes.
-            let _turn = shared.history.lock().await;
-            let mut history = shared.store.history(id);
-            for happened in happened {
-                history.push(HistoryEvent {
-                    time: time.clone(),
-                    generation,
-                    what: happened.what.to_owned(),
-                    pool: happened.pool,
-                    replica: happened.replica,
-                    detail: happened.detail,
-                });
-            }
-            if let Err(error) = shared.store.set_history(id, Some(history)).await {
+            if let Err(error) = store.add_history(id, events).await {
                 tracing::warn!(volume = %id, %error, "what happened to it could not be remembered");
             }
         });

@@ -304,8 +304,9 @@ impl Engine {
     ) -> Result<Option<ReplicaId>, EngineError> {
         let status = self.status_of(live).await?;
         let pools = self.pools();
-        let files = pools.get(pool).map_or(&[][..], |entry| &entry.found);
-        let ours = files.iter().filter(|found| {
+        let entry = pools.get(pool).into_iter();
+        let files = entry.flat_map(|entry| entry.found.of_volume(live.id));
+        let ours = files.filter(|found| {
             let label = found.label.as_ref().filter(|_| found.fault.is_none());
             label.is_some_and(|label| label.volume == live.id)
         });

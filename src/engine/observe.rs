@@ -30,6 +30,8 @@ const EXPORTS_MAX: Duration = Duration::from_secs(1);
 
 /// A file with its pool.
 type Placed = (PoolName, FoundReplica);
+/// Bytes that the file of each replica takes up.
+type Allocated = BTreeMap<ReplicaId, u64>;
 
 impl Engine {
     /// Everything that is known right now. Never waits for a pool: what a busy one last said is shown.
@@ -41,11 +43,13 @@ impl Engine {
         let lives: BTreeMap<VolumeName, Arc<Live>> = self.volumes().clone();
         let mut volumes = self.observe_idle(&files, &lives);
         let deadline = Instant::now() + EXPORTS_MAX;
+        let allocated: Allocated = files
+            .iter()
+            .map(|(_, found)| (found.place.replica(), found.stat.allocated))
+            .collect();
         for (name, live) in &lives {
-            volumes.insert(
-                name.clone(),
-                self.observe_live(live, &files, deadline).await,
-            );
+            let volume = self.observe_live(live, &allocated, deadline).await;
+            volumes.insert(name.clone(), volume);
         }
         Observed {
             at_unix_seconds: since.as_secs(),
@@ -83,7 +87,7 @@ impl Engine {
     async fn observe_live(
         &self,
         live: &Live,
-        files: &[Placed],
+        allocated: &Allocated,
         deadline: Instant,
     ) -> ObservedVolume {
         let status = live.status.borrow().clone();
@@ -104,7 +108,7 @@ impl Engine {
             replicas: status
                 .children
                 .iter()
-                .filter_map(|c| replica_status(c, files, &outlooks))
+                .filter_map(|c| replica_status(c, allocated, &outlooks))
                 .collect(),
             injected: self.injected(live),
             unresolved: Bytes(status.unresolved_bytes),
@@ -296,17 +300,27 @@ impl Engine {
 
     /// The ids of all volumes of which the gathered files are, and whose name this is.
     pub(super) fn ids_of(&self, name: &VolumeName, gathered: &Gathered) -> BTreeSet<VolumeId> {
-        let files = self.all_files();
         let mut ids = gathered.ids_of(name);
         ids.retain(|id| {
-            let is_its = |found: &FoundReplica| {
-                let label = found.label.as_ref();
-                label.is_some_and(|l| l.volume == *id) && matches!(found.place, Place::Active(_))
-            };
-            let its: Vec<&Placed> = files.iter().filter(|(_, f)| is_its(f)).collect();
+            let its = self.active_files_of(*id);
+            let its: Vec<&Placed> = its.iter().collect();
             self.name_of(*id, &its).as_ref() == Some(name)
         });
         ids
+    }
+
+    /// Every file in use of a volume, in whatever pool.
+    fn active_files_of(&self, id: VolumeId) -> Vec<Placed> {
+        let is_its = |found: &&FoundReplica| {
+            let label = found.label.as_ref();
+            label.is_some_and(|l| l.volume == id) && matches!(found.place, Place::Active(_))
+        };
+        let pools = self.pools();
+        let files = pools.iter().flat_map(|(pool, entry)| {
+            let its = entry.found.of_volume(id).filter(is_its);
+            its.map(|found| (pool.clone(), found.clone()))
+        });
+        files.collect()
     }
 
     /// The id of the volume that has this name and that nobody serves; none when there is none, or more than one.
@@ -369,15 +383,10 @@ fn problem_of(status: &NexusStatus) -> Option<Problem> {
 
 fn replica_status(
     child: &ChildStatus,
-    files: &[Placed],
+    allocated: &Allocated,
     outlooks: &BTreeMap<ReplicaId, Outlook>,
 ) -> Option<ReplicaStatus> {
-    let allocated = |replica: ReplicaId| {
-        files
-            .iter()
-            .find(|(_, f)| f.place.replica() == replica)
-            .map(|(_, f)| f.stat.allocated)
-    };
+    let allocated = |replica: ReplicaId| allocated.get(&replica).copied();
     let outlook = child.replica.and_then(|replica| outlooks.get(&replica));
     let outlook = outlook.map(|outlook| &outlook.text);
     Some(ReplicaStatus {

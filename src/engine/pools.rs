@@ -1,14 +1,17 @@
 //! Opening and closing pools, and what was last seen in them.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::engine::Engine;
 use super::error::EngineError;
+use super::found::Found;
 use super::live::Live;
+use super::look::Looks;
 use crate::model::observed::Problem;
 use crate::model::spec::{PoolBacking, PoolSpec};
 use crate::model::{PoolName, VolumeName};
-use crate::pool::{Capacity, FoundReplica, Pool, PoolError};
+use crate::pool::{Capacity, Pool};
 
 /// The reason of a pool whose filesystem answers with errors.
 const LOST: &str = "PoolError";
@@ -24,7 +27,8 @@ pub(super) struct PoolEntry {
     /// As last seen.
     pub(super) capacity: Capacity,
     /// As last seen.
-    pub(super) found: Vec<FoundReplica>,
+    pub(super) found: Found,
+    pub(super) looks: Arc<Looks>,
 }
 
 impl Engine {
@@ -56,7 +60,8 @@ impl Engine {
             pool,
             problem,
             capacity: Capacity::default(),
-            found: Vec::new(),
+            found: Found::default(),
+            looks: Arc::default(),
         };
         self.pools().insert(name.clone(), entry);
         self.touch();
@@ -112,30 +117,6 @@ impl Engine {
                 ),
             )),
         }
-    }
-
-    /// Reads again what is in a pool and how full it is.
-    ///
-    /// # Errors
-    /// When the disk does not answer; what was seen before stays, with the problem.
-    pub(super) async fn look_into(&self, name: &PoolName) -> Result<(), EngineError> {
-        let Some(pool) = self.pools().get(name).and_then(|entry| entry.pool.clone()) else {
-            return Ok(());
-        };
-        let looked = async {
-            let listing = pool.list().await?;
-            Ok::<_, PoolError>((listing, pool.capacity().await?))
-        };
-        let looked = looked.await.map_err(EngineError::from);
-        if let Some(entry) = self.pools().get_mut(name) {
-            entry.problem = looked.as_ref().err().map(EngineError::problem);
-            if let Ok((listing, capacity)) = &looked {
-                entry.found.clone_from(&listing.replicas);
-                entry.capacity = *capacity;
-            }
-        }
-        self.touch();
-        looked.map(drop)
     }
 
     /// The pool itself.

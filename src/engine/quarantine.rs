@@ -164,7 +164,7 @@ impl Engine {
             }
             self.shared.state.remove_witness(id)?;
             self.shared.store.remove_volume(id).await?;
-            self.shared.store.set_history(id, None).await?;
+            self.shared.store.remove_history(id).await?;
             self.witness_names().remove(&id);
         }
         tracing::info!(%id, %entry, "purged");
@@ -216,7 +216,7 @@ impl Engine {
             self.open_one(pool)?.discard_creation(*replica).await?;
         }
         self.shared.store.remove_volume(id).await?;
-        self.shared.store.set_history(id, None).await?;
+        self.shared.store.remove_history(id).await?;
         self.look_into(pool).await
     }
 
@@ -232,7 +232,7 @@ impl Engine {
         let pools = self.pools();
         let names = pools
             .values()
-            .flat_map(|pool| &pool.found)
+            .flat_map(|pool| pool.found.iter())
             .filter_map(|f| match &f.place {
                 Place::Quarantined(name) => Some(name),
                 Place::Active(_) => None,
@@ -256,7 +256,7 @@ impl Engine {
         let pools = self.pools();
         let mut places = Vec::new();
         for (pool, entry) in pools.iter() {
-            for found in &entry.found {
+            for found in entry.found.of_volume(id) {
                 let is_ours = match &found.place {
                     Place::Quarantined(name) => name.volume_id == id,
                     Place::Active(_) => found.label.as_ref().is_some_and(|l| l.volume == id),

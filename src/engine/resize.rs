@@ -106,7 +106,9 @@ impl Engine {
         let pools = live.applied().replicas;
         for pool in pools {
             // How full it is now. A pool that does not answer says so itself.
-            let _ = self.look_into(&pool).await;
+            if let Ok(open) = self.open_one(&pool) {
+                let _ = self.survey(&pool, &open).await;
+            }
         }
         self.touch();
         Ok(())

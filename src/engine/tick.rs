@@ -1,12 +1,15 @@
 //! What has to be looked at from time to time: sizes of replica files (spec section 5), and how full pools are.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use super::assemble::replica_len;
 use super::engine::{Engine, Shared};
 use super::live::{self, Live};
-use crate::model::observed::Problem;
 use crate::model::{PoolName, ReplicaId};
+use crate::pool::Pool;
+use crate::units::Bytes;
 
 /// How often (spec section 5: every 10 s).
 const PERIOD: Duration = Duration::from_secs(10);
@@ -41,41 +44,45 @@ impl Engine {
         let Ok(pool) = self.open_one(name) else {
             return;
         };
-        let capacity = pool.capacity().await;
-        let mut came = false;
-        if let Some(entry) = self.pools().get_mut(name) {
-            let problem = capacity.as_ref().err().map(|error| Problem {
-                reason: error.fault.reason().to_owned(),
-                message: error.to_string(),
-            });
-            let changed = entry.problem != problem;
-            came = entry.problem.is_some() && problem.is_none();
-            entry.problem = problem;
-            if let Ok(capacity) = capacity {
-                entry.capacity = capacity;
-            }
-            if changed {
-                self.touch();
-            }
-        }
-        if came {
-            self.pool_came(name);
-        }
+        let Ok(survey) = self.survey(name, &pool).await else {
+            return;
+        };
+        let sizes: BTreeMap<_, _> = survey.sizes.into_iter().collect();
         for (live, replica) in self.files_in(name) {
-            if let Ok(stat) = pool.stat(replica).await {
-                self.note_allocation(name, replica, stat);
-                let id = live.id;
-                // A reactor that has stopped has no volume that could be short.
-                let _ = live
-                    .reactor
-                    .run(move |local| async move {
-                        if let Some(volume) = live::find(&local, id) {
-                            volume.device().report_size(replica, stat.size);
-                        }
-                    })
-                    .await;
+            // Read after the sizes were: while a volume grows, this takes a file for short, never the other way round.
+            let needed = replica_len(Bytes(live.status.borrow().size_bytes));
+            if sizes.get(&replica).is_some_and(|stat| stat.size < needed) {
+                self.check_size(&pool, &live, replica).await;
             }
         }
+    }
+
+    /// Looks at one file again, now that it is known how long its label says that it is: a file grows before its label does,
+    /// so one that is shorter was cut.
+    async fn check_size(&self, pool: &Pool, live: &Live, replica: ReplicaId) {
+        let id = live.id;
+        let needed = live.reactor.run(move |local| async move {
+            live::find(&local, id).and_then(|volume| volume.device().file_len(replica))
+        });
+        // Nobody writes to it, or its reactor has stopped.
+        let Ok(Some(needed)) = needed.await else {
+            return;
+        };
+        let Ok(stat) = pool.stat(replica).await else {
+            return;
+        };
+        if stat.size >= needed {
+            return;
+        }
+        // A reactor that has stopped has no volume that could be short.
+        let _ = live
+            .reactor
+            .run(move |local| async move {
+                if let Some(volume) = live::find(&local, id) {
+                    volume.device().report_truncated(replica);
+                }
+            })
+            .await;
     }
 
     /// Running volumes with a file in this pool.
@@ -87,15 +94,5 @@ impl Engine {
             here.map(|(_, replica)| (Arc::clone(live), replica))
         });
         files.collect()
-    }
-
-    fn note_allocation(&self, pool: &PoolName, replica: ReplicaId, stat: crate::pool::FileStat) {
-        if let Some(entry) = self.pools().get_mut(pool) {
-            for found in &mut entry.found {
-                if found.place.replica() == replica {
-                    found.stat = stat;
-                }
-            }
-        }
     }
 }

@@ -12,16 +12,22 @@ use crate::io::{Clock, IoError, Spawn};
 use crate::model::{ReplicaId, VolumeName};
 
 impl<E: NexusEnv> Nexus<E> {
-    /// Tells the nexus how long a replica's file is now. One that is shorter than its label says is faulted before a
-    /// write can make it grow again (spec section 5: checked at open, at each short read and every 10 s).
-    pub fn report_size(&self, replica: ReplicaId, bytes: u64) {
+    /// How long the file of a replica that takes writes has to be, by its label. A file grows before its label does: one
+    /// that is found to be shorter *after* this was asked was cut.
+    pub fn file_len(&self, replica: ReplicaId) -> Option<u64> {
+        let inner = &self.inner;
+        let mut writers = inner.writers().iter().map(|slot| &inner.children[slot]);
+        let child = writers.find(|child| child.replica_id() == Some(replica))?;
+        let label = child.replica().ok()?.label().file_len();
+        Some(label)
+    }
+
+    /// Tells the nexus that a replica's file is shorter than [`Nexus::file_len`] said. It is faulted before a write can
+    /// make it grow again (spec section 5: checked at open, at each short read and every 10 s).
+    pub fn report_truncated(&self, replica: ReplicaId) {
         let inner = &self.inner;
         for slot in inner.writers().iter() {
-            let child = &inner.children[slot];
-            let short = |needed: u64| bytes < needed;
-            if child.replica_id() == Some(replica)
-                && child.replica().is_ok_and(|r| short(r.label().file_len()))
-            {
+            if inner.children[slot].replica_id() == Some(replica) {
                 inner.fault(slot, FaultReason::Truncated);
             }
         }

@@ -72,6 +72,15 @@ pub struct Capacity {
     pub available: Bytes,
 }
 
+/// How full a pool is, and how large its files are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// The pool as a whole.
+    pub capacity: Capacity,
+    /// Every file of a replica in use, as its name says. Memory has none.
+    pub sizes: Vec<(ReplicaId, FileStat)>,
+}
+
 impl Pool {
     /// Opens the pool in a directory, or makes it (spec A0). `known` is the id that `state/` remembers for this name:
     /// with one, nothing is ever created, and the pool there must be that one. An absent directory is created if its
@@ -157,25 +166,28 @@ impl Pool {
         self.error(Fault::ReplicaMissing { path })
     }
 
-    /// How full it is.
+    /// How full it is and how large its files are: what is looked at every 10 s (spec section 5, `Truncated`).
     ///
     /// # Errors
     /// What the filesystem says.
-    pub async fn capacity(&self) -> Result<Capacity, PoolError> {
+    pub async fn survey(&self) -> Result<Survey, PoolError> {
         let reserve = self.reserve();
         match &self.shared.backing {
-            Backing::Memory(memory) => Ok(Capacity {
-                size: memory.size(),
-                allocated: memory.taken(),
-                committed: memory.taken(),
-                available: memory
-                    .size()
-                    .saturating_sub(memory.taken())
-                    .saturating_sub(reserve),
+            Backing::Memory(memory) => Ok(Survey {
+                capacity: Capacity {
+                    size: memory.size(),
+                    allocated: memory.taken(),
+                    committed: memory.taken(),
+                    available: memory
+                        .size()
+                        .saturating_sub(memory.taken())
+                        .saturating_sub(reserve),
+                },
+                sizes: Vec::new(),
             }),
             Backing::Directory { worker, .. } => {
                 let work =
-                    async move |directory: Rc<Directory>| listing::capacity(&directory, reserve);
+                    async move |directory: Rc<Directory>| listing::survey(&directory, reserve);
                 worker.call("inspect pool", DEADLINE, work).await
             }
         }
@@ -275,7 +287,7 @@ impl Pool {
         }
     }
 
-    /// Size and allocation of a replica, open or not: what is checked every 10 s (spec section 5, `Truncated`).
+    /// Size and allocation of a replica, open or not.
     ///
     /// # Errors
     /// [`Fault::ReplicaMissing`] or what the filesystem says.

@@ -13,7 +13,7 @@ use tokio_uring::fs::File;
 use super::directory::{Directory, Folder};
 use super::error::Fault;
 use super::files::{FileStat, filesystem, newest, stat};
-use super::handle::Capacity;
+use super::handle::{Capacity, Survey};
 use super::quarantine::QuarantineName;
 use crate::io::slots::{SLOT_SIZE, Slot};
 use crate::model::{PoolId, ReplicaId};
@@ -192,24 +192,32 @@ fn fault_of(label: &Label, place: &Place, pool: PoolId, found: u64) -> Option<Re
     }
 }
 
-/// How full the pool is.
-pub(super) fn capacity(directory: &Directory, reserve: Bytes) -> Result<Capacity, Fault> {
+/// How full the pool is, and how large each file in use: one call for all of them.
+pub(super) fn survey(directory: &Directory, reserve: Bytes) -> Result<Survey, Fault> {
     directory.probe()?;
     let (size, free) = filesystem(directory)?;
-    let mut capacity = Capacity {
-        size,
-        available: free.saturating_sub(reserve),
-        ..Capacity::default()
+    let mut survey = Survey {
+        capacity: Capacity {
+            size,
+            available: free.saturating_sub(reserve),
+            ..Capacity::default()
+        },
+        sizes: Vec::new(),
     };
+    let capacity = &mut survey.capacity;
     for folder in [directory.replicas(), directory.quarantine()] {
+        let is_active = std::ptr::eq(folder, directory.replicas());
         for name in names(folder)? {
-            if let Ok(found) = stat(folder, &name) {
-                capacity.allocated.0 = capacity.allocated.0.saturating_add(found.allocated);
-                capacity.committed.0 = capacity.committed.0.saturating_add(found.size);
-            }
+            let Ok(found) = stat(folder, &name) else {
+                continue;
+            };
+            capacity.allocated.0 = capacity.allocated.0.saturating_add(found.allocated);
+            capacity.committed.0 = capacity.committed.0.saturating_add(found.size);
+            let replica = replica_of(&name).filter(|_| is_active);
+            survey.sizes.extend(replica.map(|replica| (replica, found)));
         }
     }
-    Ok(capacity)
+    Ok(survey)
 }
 
 /// Both label slots of a file opened for direct I/O.

@@ -30,7 +30,7 @@ mod worker;
 
 pub use error::{Fault, MissingPool, PoolError};
 pub use files::{Discarded, FileStat, OpenedFile};
-pub use handle::{Capacity, Opened, Pool};
+pub use handle::{Capacity, Opened, Pool, Survey};
 pub use listing::{FoundReplica, Listing, Place, ReplicaFault};
 pub use lock::Holder;
 pub use quarantine::QuarantineName;

@@ -186,7 +186,7 @@ async fn thin_files_are_sparse_and_thick_ones_are_not() {
     let file = open_file(&pool, thin).await;
     assert_eq!((file.size, file.thick), (FILE_LEN, None));
     assert!(file.alignment.offset >= 512);
-    let capacity = pool.capacity().await.unwrap();
+    let capacity = pool.survey().await.unwrap().capacity;
     assert_eq!(capacity.committed, Bytes(2 * FILE_LEN));
     assert!(capacity.allocated >= Bytes(FILE_LEN) && capacity.size > capacity.available);
 }
@@ -194,7 +194,7 @@ async fn thin_files_are_sparse_and_thick_ones_are_not() {
 #[tokio::test]
 async fn creation_leaves_the_reserve_free_and_nothing_behind() {
     let (parent, pool) = pool().await;
-    let too_much = pool.capacity().await.unwrap().size.get();
+    let too_much = pool.survey().await.unwrap().capacity.size.get();
     let check = async |len: u64, thin: bool| {
         let error = pool.create(ReplicaId::generate(), len, thin).await;
         assert_eq!(error.unwrap_err().reason(), "NoSpace");
@@ -455,12 +455,15 @@ async fn a_memory_pool_hands_out_what_it_has() {
     let error = pool.create(second, 4 * MIB, true).await.unwrap_err();
     assert_eq!(error.reason(), "NoSpace");
     pool.create(second, 3 * MIB, true).await.unwrap();
-    assert_eq!(pool.capacity().await.unwrap().available, Bytes(0));
+    assert_eq!(pool.survey().await.unwrap().capacity.available, Bytes(0));
     assert_eq!(
         pool.discard_creation(first).await.unwrap(),
         Discarded::Deleted
     );
-    assert_eq!(pool.capacity().await.unwrap().available, Bytes(6 * MIB));
+    assert_eq!(
+        pool.survey().await.unwrap().capacity.available,
+        Bytes(6 * MIB)
+    );
     let size = match pool.open(second, NO_PATIENCE).await.unwrap() {
         Opened::Memory { size } => size,
         Opened::File(_) => panic!("a memory pool"),

@@ -18,7 +18,8 @@ use tokio::sync::oneshot;
 
 use super::dir::StateError;
 use super::records::{AppliedConfig, Creation, History, MemberChange, VolumeRecord};
-use crate::model::{PoolId, PoolName, ReplicaId, VolumeId};
+use crate::model::why::HistoryEvent;
+use crate::model::{PoolId, PoolName, ReplicaId, VolumeId, VolumeName};
 
 /// How long a change may take.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -114,6 +115,17 @@ impl Store {
         key: String,
         value: Option<&V>,
     ) -> Result<(), StateError> {
+        let asked = self.ask(kind, key, value)?;
+        written(asked).await
+    }
+
+    /// Hands a change to the database's thread: changes are written in this order.
+    fn ask<V: Serialize>(
+        &self,
+        kind: &'static str,
+        key: String,
+        value: Option<&V>,
+    ) -> Result<Asked, StateError> {
         let value = value
             .map(|value| serde_json::to_string(value).expect("these records have only text keys"));
         let (done, answer) = oneshot::channel();
@@ -124,10 +136,7 @@ impl Store {
             done,
         };
         self.changes.send(change).map_err(|_| StateError::Closed)?;
-        match tokio::time::timeout(DEADLINE, answer).await {
-            Ok(answer) => answer.map_err(|_| StateError::Closed)?,
-            Err(_) => Err(StateError::Deadline(DEADLINE)),
-        }
+        Ok(answer)
     }
 
     /// The configuration that was last applied.
@@ -205,6 +214,22 @@ impl Store {
         self.read(|contents| contents.creations.clone())
     }
 
+    /// Those of a volume of this name.
+    #[must_use]
+    pub fn creations_of(&self, name: &VolumeName) -> Vec<(VolumeId, Creation)> {
+        self.read(|contents| {
+            let its = contents.creations.iter();
+            let its = its.filter(|(_, creation)| creation.name == *name);
+            its.map(|(id, creation)| (*id, creation.clone())).collect()
+        })
+    }
+
+    /// Whether the creation of this volume was begun and not ended.
+    #[must_use]
+    pub fn has_creation(&self, id: VolumeId) -> bool {
+        self.read(|contents| contents.creations.contains_key(&id))
+    }
+
     /// Notes that a creation begins.
     ///
     /// # Errors
@@ -266,22 +291,43 @@ impl Store {
             .unwrap_or_default()
     }
 
-    /// Replaces what is remembered to have happened to a volume; none to forget it.
+    /// Adds to what is remembered to have happened to a volume. Shown at once, also when it can't be written.
     ///
     /// # Errors
     /// When it can't be written.
-    pub async fn set_history(
+    pub async fn add_history(
         &self,
         id: VolumeId,
-        history: Option<History>,
+        events: Vec<HistoryEvent>,
     ) -> Result<(), StateError> {
-        self.write("history", id.to_string(), history.as_ref())
-            .await?;
-        self.read(|contents| match history {
-            Some(history) => contents.histories.insert(id, history),
-            None => contents.histories.remove(&id),
+        // In one go, so that changes are written in the order that they were made in, however many at a time.
+        let asked = self.read(|contents| {
+            let history = contents.histories.entry(id).or_default();
+            events.into_iter().for_each(|event| history.push(event));
+            self.ask("history", id.to_string(), Some(&*history))
         });
+        written(asked?).await
+    }
+
+    /// Forgets what happened to a volume.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub async fn remove_history(&self, id: VolumeId) -> Result<(), StateError> {
+        self.write::<History>("history", id.to_string(), None)
+            .await?;
+        self.read(|contents| contents.histories.remove(&id));
         Ok(())
+    }
+}
+
+/// What becomes of a change.
+type Asked = oneshot::Receiver<Result<(), StateError>>;
+
+async fn written(asked: Asked) -> Result<(), StateError> {
+    match tokio::time::timeout(DEADLINE, asked).await {
+        Ok(answer) => answer.map_err(|_| StateError::Closed)?,
+        Err(_) => Err(StateError::Deadline(DEADLINE)),
     }
 }
 

@@ -207,7 +207,7 @@ async fn a_full_disk_refuses_and_keeps_nothing() {
     let pool = open(&path, None).await.expect("lost+found may be there");
     let refused = pool.create(ReplicaId::generate(), 65 * MIB, false).await;
     assert_eq!(refused.expect_err("no room").reason(), "NoSpace");
-    let available = pool.capacity().await.expect("capacity").available;
+    let available = pool.survey().await.expect("survey").capacity.available;
     pool.set_reserve(Bytes(available.get() - 2 * MIB));
     let thin = ReplicaId::generate();
     pool.create(thin, 65 * MIB, true).await.expect("thin fits");

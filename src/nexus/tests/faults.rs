@@ -234,7 +234,7 @@ fn a_fault_does_not_wait_for_the_io_that_hangs_on_the_child() {
         node.sleep(Duration::from_secs(1)).await;
         assert_eq!(hanging.get(), None);
         // Something else finds out that the child is bad.
-        nexus.report_size(Rig::replica_id(1), DATA_OFFSET);
+        nexus.report_truncated(Rig::replica_id(1));
         node.sleep(Duration::from_secs(1)).await;
         assert_eq!(hanging.get(), Some(Ok(())), "F1");
         assert_eq!(rig.committed(), [0]);

@@ -11,7 +11,6 @@ use crate::model::status::ReplicaState::{InSync, Stale};
 use crate::nexus::sim::{Rig, SimEnv};
 use crate::nexus::status::Health;
 use crate::nexus::{FaultReason, Nexus, Policy, RebuildError};
-use crate::replica::layout::DATA_OFFSET;
 use crate::units::MIB;
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -117,7 +116,7 @@ fn a_hung_label_write_of_a_second_member_does_not_stop_the_commit() {
         nexus.write(0, &filled(8192, 1), true).await.unwrap();
         hang(&rig, 2, true);
         // On the members that are left, only labels are written for it.
-        nexus.report_size(Rig::replica_id(1), DATA_OFFSET);
+        nexus.report_truncated(Rig::replica_id(1));
         node.sleep(11 * SECOND).await;
         assert_eq!(rig.committed(), [0], "F5");
         let written = nexus.write(0, &filled(8192, 1), false).await;

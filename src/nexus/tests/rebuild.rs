@@ -347,7 +347,7 @@ fn progress_is_told_once_a_second_and_the_limit_is_kept() {
 fn a_member_that_was_truncated_is_copied_in_full() {
     on_disks(31, (2, 2), async |rig, _, nexus| {
         nexus.write(MIB, &filled(4096, 1), true).await.unwrap();
-        nexus.report_size(Rig::replica_id(1), MIB);
+        nexus.report_truncated(Rig::replica_id(1));
         let is_out = || nexus.status().children[1].wants_attach;
         nexus.inner.signal.until(is_out).await;
         // It has its length back, and nobody knows what is in it.
