@@ -76,16 +76,32 @@ impl Loaded {
     }
 }
 
-/// Reads and parses `source`, a TOML file or a directory whose `*.toml` files are read in name order, for the daemon
-/// of node `node`. A file that was caught half-written shows as errors: reading again soon is the caller's.
-#[must_use]
-pub fn load(source: &Path, node: &NodeName) -> Loaded {
-    load_for(source, Some(node))
+/// Files as they were read: what they say is still to be found out.
+#[derive(Debug)]
+pub struct Unparsed {
+    files: Vec<SourceFile>,
+    /// As in [`Loaded`].
+    pub hash: String,
+    findings: Findings,
 }
 
-/// As [`load`]; without a node, the files are checked for their own sake and need not declare this machine.
+impl Unparsed {
+    /// Finds out what they say, to the daemon of `node` or, without one, for their own sake.
+    #[must_use]
+    pub fn parse(self, node: Option<&NodeName>) -> Loaded {
+        let result = run(&self.files, node, self.findings);
+        Loaded {
+            files: self.files,
+            hash: self.hash,
+            result,
+        }
+    }
+}
+
+/// Reads `source`, a TOML file or a directory whose `*.toml` files are read in name order. A file that was caught
+/// half-written shows as errors once it is parsed: reading again soon is the caller's.
 #[must_use]
-pub fn load_for(source: &Path, node: Option<&NodeName>) -> Loaded {
+pub fn read(source: &Path) -> Unparsed {
     let mut findings = Findings::default();
     let files = source::read(source, &mut findings);
     let mut hash = source::hash(&files);
@@ -96,12 +112,23 @@ pub fn load_for(source: &Path, node: Option<&NodeName>) -> Loaded {
             .map(|message| SourceFile::new(message, hash.as_bytes()));
         hash = source::hash(&problems.collect::<Vec<_>>());
     }
-    let result = run(&files, node, findings);
-    Loaded {
+    Unparsed {
         files,
         hash,
-        result,
+        findings,
     }
+}
+
+/// Reads and parses `source` for the daemon of node `node`.
+#[must_use]
+pub fn load(source: &Path, node: &NodeName) -> Loaded {
+    load_for(source, Some(node))
+}
+
+/// As [`load`]; without a node, the files are checked for their own sake and need not declare this machine.
+#[must_use]
+pub fn load_for(source: &Path, node: Option<&NodeName>) -> Loaded {
+    read(source).parse(node)
 }
 
 /// Parses files that are in memory already. Never panics and never touches the disk, whatever the bytes are.

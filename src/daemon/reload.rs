@@ -1,12 +1,13 @@
 //! From files on disk to the configuration in force: same files, nothing; bad files, the last good ones stay.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
-use super::watch::DEBOUNCE;
-use crate::config::{self, Loaded, source};
+use super::watch::Rest;
+use crate::config::{self, Loaded, Unparsed, source};
 use crate::metrics::reading::ConfigReading;
 use crate::model::NodeName;
 use crate::model::spec::DesiredState;
@@ -17,6 +18,16 @@ use crate::state::{AppliedConfig, Store};
 /// Most reads of files that are still changing before they are taken as they are.
 const READS: usize = 3;
 
+/// What a look at the files brings.
+enum News {
+    /// They are as they were at the last look.
+    None,
+    /// They are the ones in force, which they were not at the last look.
+    Back,
+    /// They say something else.
+    Other(Box<Loaded>),
+}
+
 /// Keeps the configuration in force in step with the files.
 pub(super) struct Reload {
     path: PathBuf,
@@ -26,6 +37,8 @@ pub(super) struct Reload {
     /// Hash of what was last read, good or bad.
     seen: String,
     applied: AppliedConfig,
+    /// The objects of the configuration in force.
+    objects: BTreeSet<String>,
     reading: Arc<Mutex<ConfigReading>>,
 }
 
@@ -47,10 +60,11 @@ impl Reload {
             times,
             seen: String::new(),
             applied: AppliedConfig::default(),
+            objects: BTreeSet::new(),
             reading: Arc::default(),
         };
         reload.applied = reload.store.applied().unwrap_or_default();
-        let loaded = reload.read().await?;
+        let loaded = reload.parse(reload.read(Rest::Unsure).await?).await?;
         reload.seen.clone_from(&loaded.hash);
         match &loaded.result {
             Ok((desired, _)) => {
@@ -76,47 +90,84 @@ impl Reload {
     }
 
     /// Reads the files again and does what has to be done about them.
-    pub(super) async fn reload(&mut self, handle: &Handle) -> Result<()> {
-        let loaded = self.read().await?;
-        if loaded.hash == self.seen {
-            return Ok(());
+    pub(super) async fn reload(&mut self, handle: &Handle, rest: Rest) -> Result<()> {
+        let mut news = self.news(rest).await?;
+        if let News::Other(loaded) = &news
+            && rest == Rest::Whole
+            && self.is_doubtful(loaded)
+        {
+            // Each file is whole, but another may be on its way: with the tables that this one had, say.
+            news = self.news(Rest::Unsure).await?;
         }
-        self.seen.clone_from(&loaded.hash);
-        match &loaded.result {
-            Err(_) => self.reject(&loaded, handle),
-            Ok(_) if loaded.hash == self.applied.hash => {
+        match news {
+            News::None => {}
+            News::Back => {
+                self.seen.clone_from(&self.applied.hash);
                 tracing::info!("the files on disk are the ones in force again");
                 self.note(|reading| reading.last_successful = true);
                 handle.set_config_error(None);
             }
-            Ok((desired, _)) => {
-                warn(&loaded);
-                let config = self.accept(&loaded, desired.clone()).await;
-                let message = format!("generation {} is in force", config.generation);
-                self.tell(handle, "ConfigApplied", &message);
-                handle.apply(config);
+            News::Other(loaded) => {
+                self.seen.clone_from(&loaded.hash);
+                match &loaded.result {
+                    Err(_) => self.reject(&loaded, handle),
+                    Ok((desired, _)) => {
+                        warn(&loaded);
+                        let config = self.accept(&loaded, desired.clone()).await;
+                        let message = format!("generation {} is in force", config.generation);
+                        self.tell(handle, "ConfigApplied", &message);
+                        handle.apply(config);
+                    }
+                }
             }
         }
         Ok(())
     }
 
+    /// Reads the files; parses them only when they are not known.
+    async fn news(&self, rest: Rest) -> Result<News> {
+        let read = self.read(rest).await?;
+        if read.hash == self.seen {
+            return Ok(News::None);
+        }
+        if read.hash == self.applied.hash {
+            return Ok(News::Back);
+        }
+        Ok(News::Other(Box::new(self.parse(read).await?)))
+    }
+
+    /// Whether files that were read look as if there might be more to come: they are wrong, or tables are gone.
+    fn is_doubtful(&self, loaded: &Loaded) -> bool {
+        match &loaded.result {
+            Err(_) => true,
+            Ok((desired, _)) => !self.objects.is_subset(&objects(desired)),
+        }
+    }
+
     /// Reads the files until they are the same twice. Half a file may be wrong, or be right and lack volumes; only what
     /// is known already needs no second look.
-    async fn read(&self) -> Result<Loaded> {
-        let mut last: Option<Loaded> = None;
+    async fn read(&self, rest: Rest) -> Result<Unparsed> {
+        let mut last: Option<Unparsed> = None;
         for _ in 0..READS {
-            let (path, node) = (self.path.clone(), self.node.clone());
+            let path = self.path.clone();
             // Files may be on a network; the control thread must not wait for them.
-            let loaded = tokio::task::spawn_blocking(move || config::load(&path, &node));
-            let loaded = loaded.await.context("the configuration's reader failed")?;
-            let settled = last.is_some_and(|last| last.hash == loaded.hash);
-            if settled || [&self.seen, &self.applied.hash].contains(&&loaded.hash) {
-                return Ok(loaded);
+            let read = tokio::task::spawn_blocking(move || config::read(&path));
+            let read = read.await.context("the configuration's reader failed")?;
+            let settled = last.is_some_and(|last| last.hash == read.hash);
+            if settled || [&self.seen, &self.applied.hash].contains(&&read.hash) {
+                return Ok(read);
             }
-            last = Some(loaded);
-            tokio::time::sleep(DEBOUNCE).await;
+            last = Some(read);
+            tokio::time::sleep(rest.pause()).await;
         }
         last.context("READS is not zero")
+    }
+
+    async fn parse(&self, read: Unparsed) -> Result<Loaded> {
+        let node = self.node.clone();
+        // Thousands of tables take a while; the control thread has others to serve.
+        let parsed = tokio::task::spawn_blocking(move || read.parse(Some(&node)));
+        parsed.await.context("the configuration's parser failed")
     }
 
     /// Makes good files the ones in force, for a restart too.
@@ -142,7 +193,8 @@ impl Reload {
         self.config(desired)
     }
 
-    fn config(&self, desired: DesiredState) -> Config {
+    fn config(&mut self, desired: DesiredState) -> Config {
+        self.objects = objects(&desired);
         Config {
             desired,
             generation: self.applied.generation,
@@ -152,7 +204,7 @@ impl Reload {
     }
 
     /// What was in force before the restart.
-    fn last_good(&self, report: &str) -> Result<Config> {
+    fn last_good(&mut self, report: &str) -> Result<Config> {
         if self.applied.text.is_empty() {
             bail!("the configuration is wrong, and no good one is known from before\n{report}");
         }
@@ -198,6 +250,13 @@ impl Reload {
     }
 }
 
+/// What the files declare: `pool.main`, `volume.db`.
+fn objects(desired: &DesiredState) -> BTreeSet<String> {
+    let pools = desired.pools.keys().map(|name| format!("pool.{name}"));
+    let volumes = desired.volumes.keys().map(|name| format!("volume.{name}"));
+    pools.chain(volumes).collect()
+}
+
 /// Warnings are no reason to refuse a file, but someone should read them.
 fn warn(loaded: &Loaded) {
     if !loaded.findings().is_empty() {
@@ -207,26 +266,33 @@ fn warn(loaded: &Loaded) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::watch::DEBOUNCE;
     use super::*;
 
     const WHOLE: &str = "version = 1\n[pool.m]\nmemory = \"64MiB\"\n\
                          [volume.a]\nsize = \"8MiB\"\npool = \"m\"\n\
                          [volume.b]\nsize = \"8MiB\"\npool = \"m\"\n";
 
-    /// The first half of a file can be a good one, in which volumes are missing.
-    #[tokio::test]
-    async fn half_a_file_that_makes_sense_is_not_taken_for_the_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("volund.toml");
-        std::fs::write(&path, WHOLE).unwrap();
-        let store = Store::open(&folder.path().join("db")).unwrap();
-        let place = (path.clone(), "n1".parse().unwrap());
+    /// A daemon that has read [`WHOLE`] from `path`.
+    async fn booted(path: &std::path::Path, state: &std::path::Path) -> (Reload, Config) {
+        std::fs::write(path, WHOLE).unwrap();
+        let store = Store::open(&state.join("db")).unwrap();
+        let place = (path.to_owned(), "n1".parse().unwrap());
         let times = Times {
             monotonic: || tokio::time::Instant::now().into_std(),
             wall: || std::time::UNIX_EPOCH,
         };
         let boot = Reload::boot(place, store, times);
         let (reload, config, _) = boot.await.unwrap();
+        (reload, config)
+    }
+
+    /// The first half of a file can be a good one, in which volumes are missing.
+    #[tokio::test]
+    async fn half_a_file_that_makes_sense_is_not_taken_for_the_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("volund.toml");
+        let (reload, config) = booted(&path, folder.path()).await;
         assert_eq!(config.desired.volumes.len(), 2);
         let half = WHOLE.find("[volume.b]").unwrap();
         std::fs::write(&path, &WHOLE[..half]).unwrap();
@@ -234,8 +300,29 @@ mod tests {
             tokio::time::sleep(DEBOUNCE / 2).await;
             std::fs::write(&path, WHOLE.replace("8MiB", "16MiB")).unwrap();
         };
-        let (read, ()) = tokio::join!(reload.read(), finish);
-        let (desired, _) = read.unwrap().result.unwrap();
+        let (read, ()) = tokio::join!(reload.read(Rest::Unsure), finish);
+        let loaded = reload.parse(read.unwrap()).await.unwrap();
+        let (desired, _) = loaded.result.unwrap();
         assert_eq!(desired.volumes.len(), 2);
+    }
+
+    /// Files that were renamed into place are believed soon, unless objects are gone or something is wrong: a table that
+    /// moves from one file to another is in neither of them for a moment.
+    #[tokio::test]
+    async fn only_whole_files_in_which_nothing_is_missing_are_believed_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("volund.toml");
+        let (reload, _) = booted(&path, folder.path()).await;
+        let doubtful = async |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            let read = reload.read(Rest::Whole).await.unwrap();
+            reload.is_doubtful(&reload.parse(read).await.unwrap())
+        };
+        let more = format!("{WHOLE}[volume.c]\nsize = \"8MiB\"\npool = \"m\"\n");
+        assert!(!doubtful(&more).await, "one more");
+        assert!(!doubtful(&WHOLE.replace("8MiB", "16MiB")).await, "larger");
+        let half = WHOLE.find("[volume.b]").unwrap();
+        assert!(doubtful(&WHOLE[..half]).await, "one is gone");
+        assert!(doubtful(&WHOLE.replace("8MiB", "8Mib")).await, "wrong");
     }
 }

@@ -8,14 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, watch as channel};
+use tokio::sync::{Notify, mpsc, watch as channel};
 
 use super::logging::{self, LogFormat};
 use super::reload::Reload;
-use super::watch::Watch;
+use super::watch::{Rest, Watch};
 use super::wiring;
 use crate::engine::{Engine, EngineConfig};
 use crate::http::{self, Api};
@@ -58,6 +59,7 @@ pub struct Options {
 /// When it can't start, or when a part that everything depends on has ended.
 pub fn run(options: Options) -> Result<()> {
     logging::start(options.log_format)?;
+    raise_file_limit();
     make_runtime_dir(&options.runtime_dir)?;
     let state = StateDir::open(&options.state_dir)?;
     let store = Store::open(&state.database())?;
@@ -109,8 +111,10 @@ struct Daemon {
     engine: Engine,
     handle: Handle,
     reload: Reload,
-    /// Told when the files may have changed, and by `POST /v1/reconcile`.
+    /// Told by `POST /v1/reconcile` and SIGHUP.
     files: Arc<Notify>,
+    /// Tells when the files may have changed.
+    changes: mpsc::Receiver<Rest>,
     /// Ends the listeners.
     stop: channel::Sender<bool>,
     /// What systemd shows.
@@ -124,7 +128,8 @@ impl Daemon {
         let place = (options.config.clone(), options.node.clone());
         let (reload, config, wrong) = Reload::boot(place, store.clone(), options.times).await?;
         let files = Arc::new(Notify::new());
-        tokio::spawn(Watch::new(&options.config).run(files.clone()));
+        let (watch, changes) = mpsc::channel(1);
+        tokio::spawn(Watch::new(&options.config).run(watch));
         let engine_config = EngineConfig {
             runtime_dir: options.runtime_dir.clone(),
             io_threads: options.io_threads,
@@ -138,6 +143,7 @@ impl Daemon {
             handle,
             reload,
             files,
+            changes,
             stop: channel::Sender::new(false),
             shown: String::new(),
             options,
@@ -190,7 +196,12 @@ impl Daemon {
                     }
                 },
                 () = self.files.notified() => {
-                    if let Err(error) = self.reload.reload(&self.handle).await {
+                    if let Err(error) = self.reload.reload(&self.handle, Rest::Unsure).await {
+                        break Err(error);
+                    }
+                }
+                Some(rest) = self.changes.recv() => {
+                    if let Err(error) = self.reload.reload(&self.handle, rest).await {
                         break Err(error);
                     }
                 }
@@ -253,6 +264,15 @@ impl Daemon {
             tracing::debug!(%error, "the admin socket's file stays");
         }
         tracing::info!("stopped");
+    }
+}
+
+/// Each volume takes a few descriptors, and the soft limit is 1024 almost everywhere for programs that use `select(2)`.
+fn raise_file_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
     }
 }
 

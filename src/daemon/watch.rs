@@ -2,30 +2,65 @@
 //!
 //! The poll alone is enough for correctness; inotify makes it fast.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use notify::event::{AccessKind, AccessMode};
+use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::files::{self, Identity};
 
-/// Time without an event after which the files are read: an editor or a checkout does many things in a row.
+/// Time without an event after which the files are read when one may be half written: an editor or a checkout does many
+/// things in a row.
 pub(super) const DEBOUNCE: Duration = Duration::from_millis(250);
+/// As long as every file came whole, by a rename.
+const DEBOUNCE_WHOLE: Duration = Duration::from_millis(50);
+/// Between two reads of files that came whole.
+const REREAD_WHOLE: Duration = Duration::from_millis(25);
 /// Time between reads that no event has caused.
 const POLL: Duration = Duration::from_secs(10);
-/// Events in a row that are waited out, lest a file that changes all the time is never read.
-const DEBOUNCE_ROUNDS: usize = 8;
+/// How long events in a row are waited out, lest a file that changes all the time is never read.
+const DEBOUNCE_MAX: Duration = Duration::from_secs(2);
+
+/// How sure it is that the files are at rest and whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// What changed was put in place by renames, and none has come for a moment.
+    Whole,
+    /// Nobody knows what happened, or a file was written in place and may be half of one.
+    Unsure,
+}
+
+impl Rest {
+    /// How long files have to stay the same, from one read to the next, to be taken for whole.
+    pub(super) fn pause(self) -> Duration {
+        match self {
+            Self::Whole => REREAD_WHOLE,
+            Self::Unsure => DEBOUNCE,
+        }
+    }
+}
+
+/// What an event says about a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Seen {
+    /// It is being written, or its writer has closed it; there may be another.
+    Written(PathBuf),
+    /// It went, or something whole took its name.
+    Replaced(PathBuf),
+    /// Something else, or the kernel has lost count.
+    Unclear,
+}
 
 /// Watches one configuration.
 pub(super) struct Watch {
     config: PathBuf,
     watcher: Option<RecommendedWatcher>,
     watched: BTreeMap<PathBuf, Identity>,
-    events: mpsc::UnboundedReceiver<()>,
+    events: mpsc::UnboundedReceiver<Seen>,
 }
 
 impl Watch {
@@ -33,9 +68,10 @@ impl Watch {
         let (sender, events) = mpsc::unbounded_channel();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             // An error (a queue that ran over) may hide a change.
-            if event.map_or(true, |event| is_change(event.kind)) {
+            let seen = event.map_or_else(|_| vec![Seen::Unclear], seen);
+            for seen in seen {
                 // Nobody is left to be told at the end of the process.
-                let _ = sender.send(());
+                let _ = sender.send(seen);
             }
         });
         let watcher = watcher
@@ -49,12 +85,14 @@ impl Watch {
         }
     }
 
-    /// Tells `files` each time that they should be read, for ever.
-    pub(super) async fn run(mut self, files: Arc<Notify>) {
+    /// Tells `files` each time that they should be read, until nobody listens.
+    pub(super) async fn run(mut self, files: mpsc::Sender<Rest>) {
         loop {
             self.refresh().await;
-            self.changed().await;
-            files.notify_one();
+            let rest = self.changed().await;
+            if files.send(rest).await.is_err() {
+                return;
+            }
         }
     }
 
@@ -92,31 +130,57 @@ impl Watch {
     }
 
     /// Returns when the files may have changed and have come to rest, or when it is time to look anyway.
-    async fn changed(&mut self) {
+    async fn changed(&mut self) -> Rest {
         tokio::select! {
-            Some(()) = self.events.recv() => self.come_to_rest().await,
-            () = tokio::time::sleep(POLL) => {}
+            Some(seen) = self.events.recv() => self.come_to_rest(seen).await,
+            () = tokio::time::sleep(POLL) => Rest::Unsure,
         }
     }
 
-    async fn come_to_rest(&mut self) {
-        for _ in 0..DEBOUNCE_ROUNDS {
-            let quiet = tokio::time::timeout(DEBOUNCE, self.events.recv()).await;
-            if quiet.is_err() {
-                break;
+    /// A program that writes a file beside and renames it is seen to write, and then that name goes: nothing half written
+    /// is left. Then a short silence is enough.
+    async fn come_to_rest(&mut self, first: Seen) -> Rest {
+        let deadline = Instant::now() + DEBOUNCE_MAX;
+        let mut unfinished = BTreeSet::new();
+        let mut unclear = false;
+        let mut next = Some(first);
+        while let Some(seen) = next.take() {
+            match seen {
+                Seen::Written(path) => drop(unfinished.insert(path)),
+                Seen::Replaced(path) => drop(unfinished.remove(&path)),
+                Seen::Unclear => unclear = true,
+            }
+            let is_whole = unfinished.is_empty() && !unclear;
+            let quiet = if is_whole { DEBOUNCE_WHOLE } else { DEBOUNCE };
+            if Instant::now() >= deadline {
+                return Rest::Unsure;
+            }
+            match tokio::time::timeout(quiet, self.events.recv()).await {
+                Ok(seen) => next = seen,
+                Err(_) if is_whole => return Rest::Whole,
+                Err(_) => return Rest::Unsure,
             }
         }
-        while self.events.try_recv().is_ok() {}
+        Rest::Unsure
     }
 }
 
-/// Reading the files is an event too (Access(Open)): reacting to it would never end.
-fn is_change(kind: EventKind) -> bool {
-    match kind {
-        EventKind::Create(_) | EventKind::Modify(_) | EventKind::Remove(_) => true,
-        EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),
-        EventKind::Any | EventKind::Other => false,
-    }
+/// What to make of an event; nothing of one that can't change a file. Reading the files is an event too (Access(Open)):
+/// reacting to it would never end.
+fn seen(event: notify::Event) -> Vec<Seen> {
+    let what: fn(PathBuf) -> Seen = match event.kind {
+        EventKind::Create(_)
+        | EventKind::Modify(ModifyKind::Data(_))
+        | EventKind::Access(AccessKind::Close(AccessMode::Write)) => Seen::Written,
+        EventKind::Modify(ModifyKind::Name(RenameMode::From | RenameMode::To))
+        | EventKind::Remove(_) => Seen::Replaced,
+        // Both halves of it come by themselves.
+        EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => return Vec::new(),
+        EventKind::Modify(_) => |_| Seen::Unclear,
+        EventKind::Other if event.need_rescan() => return vec![Seen::Unclear],
+        EventKind::Access(_) | EventKind::Any | EventKind::Other => return Vec::new(),
+    };
+    event.paths.into_iter().map(what).collect()
 }
 
 #[cfg(test)]
@@ -160,6 +224,27 @@ mod tests {
             fs::rename(root.join("..tmp"), root.join("..data")).unwrap();
         };
         assert!(noticed(&mut watch, swapped).await, "by a swapped link");
+    }
+
+    /// How a change ends, by what it did: only what a rename put in place is known to be whole.
+    #[tokio::test]
+    async fn files_that_were_renamed_into_place_are_whole_and_others_may_not_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        fs::write(root.join("a.toml"), "1").unwrap();
+        let mut watch = Watch::new(root);
+        watch.refresh().await;
+        fs::write(root.join(".a.toml.new"), "2").unwrap();
+        fs::rename(root.join(".a.toml.new"), root.join("a.toml")).unwrap();
+        assert_eq!(watch.changed().await, Rest::Whole, "by rename");
+        fs::write(root.join("a.toml"), "3").unwrap();
+        assert_eq!(watch.changed().await, Rest::Unsure, "in place");
+        fs::write(root.join("b.toml"), "1").unwrap();
+        fs::write(root.join("tmp"), "4").unwrap();
+        fs::rename(root.join("tmp"), root.join("a.toml")).unwrap();
+        assert_eq!(watch.changed().await, Rest::Unsure, "one of them in place");
+        fs::remove_file(root.join("b.toml")).unwrap();
+        assert_eq!(watch.changed().await, Rest::Whole, "a file that went");
     }
 
     #[tokio::test]
