@@ -142,11 +142,17 @@ impl Site {
             .create(true)
             .append(true)
             .open(&log)?;
+        let threads: &[&str] = if more.contains(&"--io-threads") {
+            &[]
+        } else {
+            &["--io-threads", "1"]
+        };
         let child = self
             .volund(&["run"])
             .arg("--state-dir")
             .arg(self.state.clone().unwrap_or_else(|| self.path("state")))
-            .args(["--http", &self.http, "--io-threads", "1"])
+            .args(["--http", &self.http])
+            .args(threads)
             .args(more)
             .envs(self.mutant.map(|mutant| ("VOLUND_MUTANT", mutant)))
             .stdin(Stdio::null())

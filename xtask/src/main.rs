@@ -30,7 +30,7 @@ use anyhow::{Result, bail};
 
 const USAGE: &str = "usage: cargo xtask <task>
 
-  bench     measurements: `bench idle`
+  bench     speed against qemu-storage-daemon and fio in interleaved rounds; `bench idle`
   check     formatting, clippy, fast tests, tidy, docs: what guards main, in under 2 minutes
   demo      the main job from end to end, told as it goes
   fuzz      libFuzzer on the parsers of outside bytes
@@ -56,7 +56,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         return Ok(());
     };
     match task.as_str() {
-        "bench" => shows::bench(rest),
+        "bench" => bench::run(rest),
         "blocks" => blocks::run(rest),
         "check" => check::run(rest),
         "demo" => demo::run(rest),

@@ -73,6 +73,14 @@ pub(crate) const JUDGES: &[Package] = &[
 /// Load for a look at speed.
 pub(crate) const LOAD: &[Package] = &[program("fio", "fio")];
 
+/// What benchmarks compare with and measure by. Its libraries serve the newer qemu-storage-daemon too.
+pub(crate) const PEERS: &[Package] = &[
+    program("qemu-system-common", "qemu-storage-daemon"),
+    program("linux-perf", "perf"),
+    program("e2fsprogs", "filefrag"),
+    program("util-linux", "fallocate"),
+];
+
 /// To build fuzz targets: libFuzzer itself is C++.
 pub(crate) const FUZZ: &[Package] = &[program("g++", "g++")];
 

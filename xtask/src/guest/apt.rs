@@ -20,7 +20,7 @@ pub(super) struct Archive {
 
 /// A private apt: its own lists and cache, one suite.
 #[derive(Debug)]
-pub(super) struct Apt {
+pub(crate) struct Apt {
     dir: PathBuf,
 }
 
@@ -34,7 +34,7 @@ pub(super) struct Record {
 
 impl Apt {
     /// Sets up `dir` for `suite` and refreshes its lists.
-    pub(super) fn open(dir: &Path, suite: &str) -> Result<Apt> {
+    pub(crate) fn open(dir: &Path, suite: &str) -> Result<Apt> {
         let archives = machine_archives()?;
         let archive = choose(&archives, suite)
             .with_context(|| format!("the machine's apt sources have no archive for {suite:?}"))?;
@@ -104,7 +104,7 @@ impl Apt {
     }
 
     /// Downloads the packages into `into` as `.deb` files and gives their paths.
-    pub(super) fn download(&self, names: &[String], into: &Path) -> Result<Vec<PathBuf>> {
+    pub(crate) fn download(&self, names: &[String], into: &Path) -> Result<Vec<PathBuf>> {
         fs::create_dir_all(into)?;
         shell::capture(
             self.command("apt-get")

@@ -62,6 +62,10 @@ fn jobs() -> Result<Vec<(String, String)>> {
     let mut jobs = Vec::new();
     for entry in fs::read_dir(shell::root().join("fio-jobs"))? {
         let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            // `bench` has its own.
+            continue;
+        }
         let name = entry.file_name().to_string_lossy().into_owned();
         jobs.push((
             format!("/fio-jobs/{name}"),

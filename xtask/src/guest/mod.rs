@@ -3,7 +3,7 @@
 //!
 //! `apt` and `kernel` fetch and unpack kernels, `cpio` and `initramfs` put the root filesystem together, `qemu` boots it.
 
-mod apt;
+pub(crate) mod apt;
 mod cpio;
 mod fio;
 mod initramfs;

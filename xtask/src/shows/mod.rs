@@ -21,7 +21,7 @@ mod thick_thin;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{daemon, demo, fuzz, guest, packages, shell, sim};
+use crate::{bench, daemon, demo, fuzz, guest, packages, shell, sim};
 
 /// Seeds of one round of the crash simulation.
 const SIM_SEEDS: u64 = 2000;
@@ -35,7 +35,7 @@ pub(crate) struct Show {
     round: fn(seed: u64) -> Result<String>,
 }
 
-pub(crate) const SHOWS: [Show; 22] = [
+pub(crate) const SHOWS: [Show; 29] = [
     Show {
         name: "demo",
         about: "the main job, as a newcomer sees it",
@@ -190,6 +190,55 @@ pub(crate) const SHOWS: [Show; 22] = [
         rounds_in_soak: 1,
         round: |_| idle::round(),
     },
+    Show {
+        name: "bench-smoke",
+        about: "benchmarks run with everyone who takes part; nothing is judged on speed",
+        rounds_in_test: 1,
+        rounds_in_soak: 1,
+        round: bench::shows::smoke,
+    },
+    Show {
+        name: "bench-depth-1",
+        about: "one read at a time: latency and efficiency against qemu-storage-daemon",
+        rounds_in_test: 0,
+        rounds_in_soak: 1,
+        round: bench::shows::depth_1,
+    },
+    Show {
+        name: "bench-depth-32",
+        about: "32 small requests: speed against the raw file, efficiency against qemu-storage-daemon",
+        rounds_in_test: 0,
+        rounds_in_soak: 1,
+        round: bench::shows::depth_32,
+    },
+    Show {
+        name: "bench-128k",
+        about: "long requests: speed against the raw file, CPU against qemu-storage-daemon",
+        rounds_in_test: 0,
+        rounds_in_soak: 1,
+        round: bench::shows::large,
+    },
+    Show {
+        name: "bench-syscalls",
+        about: "at most 2.3 system calls a request at depth 1, 0.25 at depth 32",
+        rounds_in_test: 0,
+        rounds_in_soak: 1,
+        round: bench::shows::syscalls,
+    },
+    Show {
+        name: "bench-mirror",
+        about: "two-way mirrors against fio on both files, reads against one replica, flushes counted",
+        rounds_in_test: 0,
+        rounds_in_soak: 1,
+        round: bench::shows::mirror,
+    },
+    Show {
+        name: "bench-null",
+        about: "the protocol alone against qemu-storage-daemon's null-co",
+        rounds_in_test: 0,
+        rounds_in_soak: 1,
+        round: bench::shows::null,
+    },
 ];
 
 impl Show {
@@ -263,7 +312,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
 }
 
 /// `cargo xtask bench idle`.
-pub(crate) fn bench(args: &[String]) -> Result<()> {
+pub(crate) fn bench_idle(args: &[String]) -> Result<()> {
     match args {
         [which] if which == "idle" => {
             prepare()?;
