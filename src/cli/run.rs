@@ -18,6 +18,7 @@ pub(super) fn run(global: &Global, args: &RunArgs) -> Result<Outcome, CliError> 
         runtime_dir: global.runtime_dir.clone(),
         http: args.http,
         io_threads: args.io_threads.map_or_else(cores, usize::from),
+        poll: args.poll,
         log_format: match args.log_format {
             LogFormat::Auto => daemon::LogFormat::Auto,
             LogFormat::Text => daemon::LogFormat::Text,

@@ -281,6 +281,14 @@ static VOLUME: &[Key] = &[
         .change(UNUSED)
         .meaning("Whether clients may only read.")
         .sample("true"),
+    key("pin_guest_memory", Kind::Bool)
+        .default("`false`")
+        .change(UNUSED)
+        .meaning(
+            "Whether all memory of the guest of a vhost-user export is pinned in RAM while it is connected, which makes \
+             requests of a volume with one replica cheaper: `docs/performance.md`.",
+        )
+        .sample("true"),
     ON_REMOVE,
     QUARANTINE_FOR,
     key("renamed_from", Kind::Name(Object::Volume))

@@ -71,6 +71,7 @@ fn every_default_is_filled_in() {
         socket: None,
         queues: 16,
         depth: 256,
+        pin_guest_memory: false,
     };
     assert_eq!(volume.export, vhost_user);
     let ublk = &state.volumes[&"blk".parse().unwrap()];

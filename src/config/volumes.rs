@@ -6,7 +6,7 @@ use super::diagnostic::{Diagnostic, Spot, closest};
 use super::keys::{self, Object};
 use super::meaning::{Resolver, suggestion};
 use super::policy::{self, Kept};
-use super::raw::{RawExport, RawVolume, checked_name};
+use super::raw::{RawVolume, checked_name};
 use super::shape::{At, Field};
 use crate::model::spec::{ExportSpec, PoolBacking, PoolSpec, VolumeSpec};
 use crate::model::{NodeName, PoolName, VolumeName};
@@ -45,7 +45,7 @@ impl Resolver<'_> {
         }
         let replicas = self.replicas(name, volume);
         let node = self.volume_node(name, volume, &replicas, pools);
-        let export = self.export(name, &volume.export);
+        let export = self.export(name, volume);
         let size = volume.size.good();
         if let Some(size) = size {
             self.fits_in_memory(name, size, &replicas, pools);
@@ -223,8 +223,8 @@ impl Resolver<'_> {
         }
     }
 
-    fn export(&mut self, name: &VolumeName, field: &Field<RawExport>) -> Option<ExportSpec> {
-        let At { value: export, at } = match field {
+    fn export(&mut self, name: &VolumeName, volume: &RawVolume) -> Option<ExportSpec> {
+        let At { value: export, at } = match &volume.export {
             Field::Absent => return Some(ExportSpec::None),
             Field::Bad => return None,
             Field::Good(export) => export,
@@ -258,6 +258,7 @@ impl Resolver<'_> {
                     .map(|socket| socket.value.clone()),
                 queues: narrow(&vhost_user.value.queues, keys::VHOST_QUEUES),
                 depth: narrow(&vhost_user.value.depth, keys::VHOST_DEPTH),
+                pin_guest_memory: volume.pin_guest_memory.good().is_some_and(|pin| pin.value),
             }),
             (_, Field::Good(ublk)) => Some(ExportSpec::Ublk {
                 id: ublk

@@ -20,6 +20,7 @@ use super::watch::{Rest, Watch};
 use super::wiring;
 use crate::engine::{Engine, EngineConfig};
 use crate::http::{self, Api};
+use crate::io::Polling;
 use crate::model::NodeName;
 use crate::model::time::Times;
 use crate::reconcile::apply::Work;
@@ -47,6 +48,8 @@ pub struct Options {
     pub http: SocketAddr,
     /// Reactors.
     pub io_threads: usize,
+    /// How long reactors look around before they sleep.
+    pub poll: Polling,
     /// The log.
     pub log_format: LogFormat,
     /// The clocks.
@@ -133,6 +136,7 @@ impl Daemon {
         let engine_config = EngineConfig {
             runtime_dir: options.runtime_dir.clone(),
             io_threads: options.io_threads,
+            poll: options.poll,
             fault_injection: config.desired.danger_zone.fault_injection,
         };
         let engine = Engine::start(engine_config, state, store).await?;

@@ -16,7 +16,7 @@ use super::permits::Permits;
 use super::pools::PoolEntry;
 use super::tick;
 use crate::frontend::ublk::{Links, UblkControl};
-use crate::io::ReactorHandle;
+use crate::io::{Polling, ReactorHandle};
 use crate::model::observed::Problem;
 use crate::model::policy::NodePolicy;
 use crate::model::{PoolName, VolumeId, VolumeName};
@@ -35,6 +35,8 @@ pub struct EngineConfig {
     pub runtime_dir: PathBuf,
     /// Number of reactors, at least 1.
     pub io_threads: usize,
+    /// How long they look around before they sleep.
+    pub poll: Polling,
     /// Whether replicas may be broken on purpose, as long as the engine runs.
     pub fault_injection: bool,
 }
@@ -106,7 +108,7 @@ impl Engine {
             EngineError::new("ReactorFailed", format!("{what} {error}"))
         };
         let reactors = (0..config.io_threads.max(1))
-            .map(ReactorHandle::start)
+            .map(|index| ReactorHandle::start_polling(index, config.poll))
             .collect::<Result<Vec<_>, _>>()
             .map_err(failed)?;
         let ublk = UblkControl::start().map_err(failed)?;

@@ -165,12 +165,14 @@ impl Engine {
                 socket,
                 queues,
                 depth,
+                pin_guest_memory,
             } => {
                 let socket = socket.clone().unwrap_or_else(|| self.default_socket(name));
                 let config = ExportConfig {
                     socket,
                     queues: *queues,
                     depth: *depth,
+                    pin_guest_memory: *pin_guest_memory,
                 };
                 let id = live.id;
                 let volume = VolumeOnReactor::new(name.clone(), live.reactor.clone(), move |l| {

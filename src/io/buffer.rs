@@ -47,6 +47,8 @@ pub struct IoBuffer {
 struct Memory {
     segments: Segments,
     owner: Owner,
+    /// The number that the memory is registered under with the ring of its reactor.
+    number: Option<u16>,
 }
 
 enum Segments {
@@ -88,7 +90,11 @@ impl BufferPool {
             layout,
         };
         IoBuffer {
-            memory: Rc::new(Memory { segments, owner }),
+            memory: Rc::new(Memory {
+                segments,
+                owner,
+                number: None,
+            }),
             start: 0,
             len,
         }
@@ -186,15 +192,36 @@ impl IoBuffer {
             [one] => Segments::One(*one),
             _ => Segments::Many(segments),
         };
+        Self::foreign(segments, len, keep, None)
+    }
+
+    /// The same for memory in one piece. `number` is what it is registered under with the ring of this thread's reactor, if
+    /// it is; `keep` keeps it registered too.
+    ///
+    /// # Safety
+    /// As for [`IoBuffer::from_foreign`].
+    #[must_use]
+    pub unsafe fn from_segment(segment: Segment, keep: Rc<dyn Any>, number: Option<u16>) -> Self {
+        Self::foreign(Segments::One(segment), segment.len, keep, number)
+    }
+
+    fn foreign(segments: Segments, len: usize, keep: Rc<dyn Any>, number: Option<u16>) -> Self {
         let memory = Memory {
             segments,
             owner: Owner::Foreign { _keep: keep },
+            number,
         };
         Self {
             memory: Rc::new(memory),
             start: 0,
             len,
         }
+    }
+
+    /// The number that the memory is registered under, if it is. Only memory in one piece has one.
+    #[must_use]
+    pub fn number(&self) -> Option<u16> {
+        self.memory.number
     }
 
     /// Length in bytes.

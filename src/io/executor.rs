@@ -7,9 +7,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 /// How many polls a turn makes before the ring gets its say, so that a task that always wakes itself starves nobody.
@@ -27,6 +28,8 @@ thread_local! {
 /// What other threads may do to an executor: wake its tasks.
 pub(crate) struct Remote {
     woken: Mutex<Vec<usize>>,
+    /// Whether there are any, so that a turn takes no lock for nothing.
+    any_woken: AtomicBool,
     ring_doorbell: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -40,7 +43,21 @@ struct TaskWaker {
 
 struct Slot {
     task: Option<Task>,
-    waker: Arc<TaskWaker>,
+    state: Arc<TaskWaker>,
+    /// The same as a waker. Both are out while the task is polled.
+    waker: Option<Waker>,
+}
+
+/// What happens when everything that was ready in a turn has run.
+enum Late {
+    Wake(Waker),
+    Run(Rc<dyn AtEndOfTurn>),
+}
+
+/// Something to be done once a turn, for instance publishing what its tasks produced.
+pub trait AtEndOfTurn {
+    /// Does it.
+    fn run(self: Rc<Self>);
 }
 
 /// The tasks of one thread.
@@ -51,7 +68,7 @@ pub(crate) struct Executor {
     remote: Arc<Remote>,
     timers: RefCell<BTreeMap<(Duration, u64), Waker>>,
     timer_next: Cell<u64>,
-    late: RefCell<Vec<Waker>>,
+    late: RefCell<Vec<Late>>,
     /// Counts end-of-turn phases.
     late_phase: Cell<u64>,
 }
@@ -81,6 +98,7 @@ impl Wake for TaskWaker {
                 .unwrap_or_else(PoisonError::into_inner);
             woken.push(self.index);
             drop(woken);
+            self.remote.any_woken.store(true, Ordering::Release);
             (self.remote.ring_doorbell)();
         }
     }
@@ -102,6 +120,7 @@ impl Executor {
             free: RefCell::default(),
             remote: Arc::new(Remote {
                 woken: Mutex::default(),
+                any_woken: AtomicBool::new(false),
                 ring_doorbell,
             }),
             timers: RefCell::default(),
@@ -114,25 +133,25 @@ impl Executor {
     /// Adds a task; it is first polled in this turn or the next.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         let task: Task = Box::pin(task);
-        let waker = if let Some(index) = self.free.borrow_mut().pop() {
+        if let Some(index) = self.free.borrow_mut().pop() {
             let slot = &mut self.slots.borrow_mut()[index];
             slot.task = Some(task);
-            Arc::clone(&slot.waker)
+            slot.state.queue();
         } else {
             let mut slots = self.slots.borrow_mut();
-            let waker = Arc::new(TaskWaker {
+            let state = Arc::new(TaskWaker {
                 index: slots.len(),
                 executor: self.id,
                 queued: AtomicBool::new(false),
                 remote: Arc::clone(&self.remote),
             });
+            state.queue();
             slots.push(Slot {
                 task: Some(task),
-                waker: Arc::clone(&waker),
+                waker: Some(Waker::from(Arc::clone(&state))),
+                state,
             });
-            waker
-        };
-        waker.queue();
+        }
     }
 
     /// Number of unfinished tasks.
@@ -149,15 +168,32 @@ impl Executor {
     pub(crate) fn run_turn(&self) {
         self.collect_remote_wakes();
         self.run_ready();
-        let late = self.late.take();
+        let mut late = self.late.take();
         self.late_phase.set(self.late_phase.get() + 1);
         if !late.is_empty() {
-            late.iter().for_each(Waker::wake_by_ref);
+            for item in late.drain(..) {
+                match item {
+                    Late::Wake(waker) => waker.wake(),
+                    Late::Run(work) => work.run(),
+                }
+            }
+            // Its memory serves the next time.
+            let mut again = self.late.borrow_mut();
+            late.append(&mut again);
+            *again = late;
+            drop(again);
             self.run_ready();
         }
     }
 
     fn collect_remote_wakes(&self) {
+        let remote = &self.remote;
+        // A wake that comes between the two is for the next turn; it has rung.
+        if !remote.any_woken.load(Ordering::Relaxed)
+            || !remote.any_woken.swap(false, Ordering::Acquire)
+        {
+            return;
+        }
         let woken = std::mem::take(
             &mut *self
                 .remote
@@ -166,13 +202,8 @@ impl Executor {
                 .unwrap_or_else(PoisonError::into_inner),
         );
         for index in woken {
-            let waker = self
-                .slots
-                .borrow()
-                .get(index)
-                .map(|slot| Arc::clone(&slot.waker));
-            if let Some(waker) = waker {
-                waker.queue();
+            if let Some(slot) = self.slots.borrow().get(index) {
+                slot.state.queue();
             }
         }
     }
@@ -187,20 +218,26 @@ impl Executor {
     }
 
     fn poll(&self, index: usize) {
-        let (task, waker) = {
+        let (mut task, waker) = {
             let slot = &mut self.slots.borrow_mut()[index];
-            slot.waker.queued.store(false, Ordering::Relaxed);
-            (slot.task.take(), Arc::clone(&slot.waker))
+            slot.state.queued.store(false, Ordering::Relaxed);
+            // A finished task may be woken once more by a waker that someone kept.
+            let Some(task) = slot.task.take() else { return };
+            let waker = slot.waker.take();
+            (
+                task,
+                waker.expect("the waker is there while its task is not polled"),
+            )
         };
-        // A finished task may be woken once more by a waker that someone kept.
-        let Some(mut task) = task else { return };
-        let waker = Waker::from(waker);
-        match task.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Pending => self.slots.borrow_mut()[index].task = Some(task),
-            Poll::Ready(()) => {
-                drop(task);
-                self.free.borrow_mut().push(index);
-            }
+        let polled = task.as_mut().poll(&mut Context::from_waker(&waker));
+        if polled.is_ready() {
+            drop(task);
+            self.slots.borrow_mut()[index].waker = Some(waker);
+            self.free.borrow_mut().push(index);
+        } else {
+            let slot = &mut self.slots.borrow_mut()[index];
+            slot.task = Some(task);
+            slot.waker = Some(waker);
         }
     }
 
@@ -250,7 +287,12 @@ impl Executor {
 
     /// Wakes `waker` in this turn's end-of-turn phase.
     pub(crate) fn wake_late(&self, waker: Waker) {
-        self.late.borrow_mut().push(waker);
+        self.late.borrow_mut().push(Late::Wake(waker));
+    }
+
+    /// Does `work` in this turn's end-of-turn phase.
+    pub(crate) fn run_late(&self, work: Rc<dyn AtEndOfTurn>) {
+        self.late.borrow_mut().push(Late::Run(work));
     }
 
     /// Drops every task, whatever it waits for.
@@ -263,7 +305,7 @@ impl Executor {
             .collect();
         drop(tasks);
         READY.with_borrow_mut(VecDeque::clear);
-        self.late.borrow_mut().clear();
+        drop(self.late.take());
         self.timers.borrow_mut().clear();
     }
 }
@@ -277,8 +319,9 @@ impl Drop for Executor {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Poll;
+
     use super::*;
-    use std::rc::Rc;
 
     fn executor() -> Rc<Executor> {
         Rc::new(Executor::new(Box::new(|| {})))

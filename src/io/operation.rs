@@ -34,7 +34,10 @@ impl Operation {
         let fd = Fd(file.as_raw_fd());
         match self {
             Self::Read(offset) => match single(buffer, iovecs) {
-                Some((base, len)) => opcode::Read::new(fd, base, len).offset(*offset).build(),
+                Some((base, len, Some(number))) => opcode::ReadFixed::new(fd, base, len, number)
+                    .offset(*offset)
+                    .build(),
+                Some((base, len, None)) => opcode::Read::new(fd, base, len).offset(*offset).build(),
                 None => opcode::Readv::new(fd, iovecs.as_ptr(), count(iovecs))
                     .offset(*offset)
                     .build(),
@@ -42,7 +45,13 @@ impl Operation {
             Self::Write(offset, durable) => {
                 let flags = if *durable { libc::RWF_DSYNC } else { 0 };
                 match single(buffer, iovecs) {
-                    Some((base, len)) => opcode::Write::new(fd, base, len)
+                    Some((base, len, Some(number))) => {
+                        opcode::WriteFixed::new(fd, base, len, number)
+                            .offset(*offset)
+                            .rw_flags(flags)
+                            .build()
+                    }
+                    Some((base, len, None)) => opcode::Write::new(fd, base, len)
                         .offset(*offset)
                         .rw_flags(flags)
                         .build(),
@@ -65,13 +74,16 @@ impl Operation {
     }
 }
 
-/// The only segment of a buffer, or `None` with all of them in `iovecs`.
-fn single(buffer: Option<&IoBuffer>, iovecs: &mut Vec<libc::iovec>) -> Option<(*mut u8, u32)> {
+/// The only segment of a buffer and what it is registered as, or `None` with all segments in `iovecs`.
+fn single(
+    buffer: Option<&IoBuffer>,
+    iovecs: &mut Vec<libc::iovec>,
+) -> Option<(*mut u8, u32, Option<u16>)> {
     let buffer = buffer.expect("reads and writes come with a buffer");
     let mut segments = buffer.segments();
     let first = segments.next()?;
     if let (None, Ok(len)) = (segments.next(), u32::try_from(first.len)) {
-        return Some((first.base, len));
+        return Some((first.base, len, buffer.number()));
     }
     iovecs.extend(buffer.segments().map(|s| libc::iovec {
         iov_base: s.base.cast(),

@@ -10,24 +10,24 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::event::EventfdFlags;
 use tokio::sync::oneshot;
 
-use super::buffer::{BufferPool, IoBuffer};
+use super::buffer::{BufferPool, IoBuffer, Segment};
 use super::clock::{Clock, Rng, Spawn, monotonic, wall};
 use super::device::{Alignment, IoError};
-use super::executor::Executor;
+use super::doors::{Door, Doors};
+use super::executor::{AtEndOfTurn, Executor};
 use super::file::FileDevice;
+use super::mailbox::Mailbox;
 use super::operation::Operation;
-use super::ring::{Readable, Ring};
-
-type Mail = Box<dyn FnOnce(&Local) + Send>;
+use super::polling::{Polling, Spinner, Wait};
+use super::ring::{Bell, Pinned, Readable, Ring};
 
 /// A reactor as other threads see it. Clones share the thread.
 #[derive(Clone)]
@@ -37,73 +37,31 @@ pub struct ReactorHandle {
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
-struct Mailbox {
-    mail: Mutex<Letters>,
-    doorbell: OwnedFd,
-}
-
-#[derive(Default)]
-struct Letters {
-    letters: Vec<Mail>,
-    closed: bool,
-}
-
-impl Mailbox {
-    fn ring(&self) {
-        // EAGAIN means that the counter is at its maximum: the reactor is being rung already.
-        let _ = rustix::io::write(&self.doorbell, &EVENT);
-    }
-
-    /// Puts a letter in; `false` when the reactor has stopped reading.
-    fn post(&self, letter: Mail) -> bool {
-        let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
-        if mail.closed {
-            return false;
-        }
-        mail.letters.push(letter);
-        drop(mail);
-        self.ring();
-        true
-    }
-
-    fn take(&self) -> Vec<Mail> {
-        let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut mail.letters)
-    }
-
-    fn close(&self) -> Vec<Mail> {
-        let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
-        mail.closed = true;
-        std::mem::take(&mut mail.letters)
-    }
-}
-
+/// How often, while it looks around, a reactor asks the kernel for what that has to finish.
+const ASKS_MAX: u32 = 8;
 /// Pause before the doorbell is polled again when that failed.
 const POLL_AGAIN: Duration = Duration::from_millis(100);
 
-/// What adds one to an eventfd's counter, which is in host byte order by definition (`eventfd(2)`).
-#[allow(
-    clippy::host_endian_bytes,
-    reason = "eventfd(2) wants the host's order"
-)]
-const EVENT: [u8; 8] = 1u64.to_ne_bytes();
-
 impl ReactorHandle {
-    /// Starts a reactor's thread, named `reactor-<index>`.
+    /// Starts a reactor's thread, named `reactor-<index>`. It sleeps whenever there is nothing to do.
     ///
     /// # Errors
     /// When the thread, its ring or its eventfd can't be made; io_uring may be disabled on this machine.
     pub fn start(index: usize) -> io::Result<Self> {
-        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        let mailbox = Arc::new(Mailbox {
-            mail: Mutex::default(),
-            doorbell: rustix::event::eventfd(0, flags)?,
-        });
+        Self::start_polling(index, Polling::Off)
+    }
+
+    /// The same with one that looks around for a while first.
+    ///
+    /// # Errors
+    /// As [`ReactorHandle::start`].
+    pub fn start_polling(index: usize, polling: Polling) -> io::Result<Self> {
+        let mailbox = Arc::new(Mailbox::new()?);
         let (started, result) = std::sync::mpsc::sync_channel(1);
         let inside = Arc::clone(&mailbox);
         let thread = std::thread::Builder::new()
             .name(format!("reactor-{index}"))
-            .spawn(move || thread_main(&inside, &started))?;
+            .spawn(move || thread_main(&inside, polling, &started))?;
         let gone = || io::Error::other("the reactor's thread ended before it started");
         result.recv().map_err(|_| gone())??;
         Ok(Self {
@@ -160,10 +118,14 @@ impl fmt::Debug for ReactorHandle {
     }
 }
 
-fn thread_main(mailbox: &Arc<Mailbox>, started: &std::sync::mpsc::SyncSender<io::Result<()>>) {
+fn thread_main(
+    mailbox: &Arc<Mailbox>,
+    polling: Polling,
+    started: &std::sync::mpsc::SyncSender<io::Result<()>>,
+) {
     // A reactor owns volumes; going on without it would leave clients waiting for ever. Stopping the whole process
     // at once is what a crash is, and that is what the on-disk rules are made for.
-    let run = AssertUnwindSafe(|| match Local::new(mailbox) {
+    let run = AssertUnwindSafe(|| match Local::new(mailbox, polling) {
         Ok(local) => {
             let _ = started.send(Ok(()));
             local.run(mailbox);
@@ -188,6 +150,9 @@ struct Shared {
     ring: Rc<Ring>,
     executor: Executor,
     buffers: BufferPool,
+    /// None when the reactor does not look around.
+    spinner: Option<Spinner>,
+    doors: Doors,
     epoch: Instant,
     /// Time at the start of this turn: requests and timers need no better.
     now: Cell<Duration>,
@@ -196,12 +161,14 @@ struct Shared {
 }
 
 impl Local {
-    fn new(mailbox: &Arc<Mailbox>) -> io::Result<Self> {
+    fn new(mailbox: &Arc<Mailbox>, polling: Polling) -> io::Result<Self> {
         let doorbell = Arc::clone(mailbox);
         let shared = Shared {
             ring: Rc::new(Ring::new()?),
             executor: Executor::new(Box::new(move || doorbell.ring())),
             buffers: BufferPool::default(),
+            spinner: Spinner::new(polling),
+            doors: Doors::default(),
             epoch: monotonic(),
             now: Cell::new(Duration::ZERO),
             stopping: Cell::new(false),
@@ -214,7 +181,7 @@ impl Local {
 
     fn run(&self, mailbox: &Arc<Mailbox>) {
         let shared = &self.shared;
-        let doorbell = match mailbox.doorbell.try_clone() {
+        let doorbell = match mailbox.doorbell() {
             Ok(fd) => Rc::new(fd),
             Err(error) => panic!("a reactor can't hear its doorbell: {error}"),
         };
@@ -260,6 +227,20 @@ impl Local {
         self.shared.ring.poll_readable(fd)
     }
 
+    /// Rings a bell, at the end of this turn at the latest. A bell belongs to one reactor.
+    pub fn call(&self, bell: &Rc<Bell>) {
+        self.shared.ring.call(bell);
+    }
+
+    /// Registers memory with the ring, at most 1 GiB: buffers that bear its number ([`IoBuffer::from_segment`]) cost less.
+    ///
+    /// # Errors
+    /// `ENOMEM` above `RLIMIT_MEMLOCK`, `EFAULT` when there is no memory behind the addresses, `ENOSPC` when a reactor
+    /// has too many.
+    pub fn pin(&self, memory: Segment) -> io::Result<Pinned> {
+        self.shared.ring.pin(memory)
+    }
+
     /// Starts a device command (`IORING_OP_URING_CMD`) with a 16-byte payload and waits for its result, as the driver
     /// gave it. `keep` stays allocated until then.
     pub fn uring_cmd(
@@ -302,6 +283,22 @@ impl Local {
         }
     }
 
+    /// Does `work` at that place.
+    pub fn at_end_of_turn(&self, work: Rc<dyn AtEndOfTurn>) {
+        self.shared.executor.run_late(work);
+    }
+
+    /// Whether this reactor looks behind doors that are shut.
+    #[must_use]
+    pub fn looks_around(&self) -> bool {
+        self.shared.spinner.is_some()
+    }
+
+    /// A door was shut. The reactor looks behind it, if it [looks around](Self::looks_around), and opens it before it sleeps.
+    pub fn shut(&self, door: Weak<dyn Door>) {
+        self.shared.doors.shut(door);
+    }
+
     /// The thread's one value of type `T`, made by `make` when it is first asked for. For registries that belong to a
     /// reactor, such as its volumes.
     pub fn extension<T: 'static>(&self, make: impl FnOnce() -> T) -> Rc<T> {
@@ -324,19 +321,67 @@ impl Shared {
     fn turn(&self) {
         self.executor.run_turn();
         let idle = self.executor.is_idle() && !self.stopping.get();
-        let timeout = if idle {
-            // A cached time would make the sleep too long by what this turn took.
-            let now = self.epoch.elapsed();
-            self.executor
-                .next_timer()
-                .map(|deadline| deadline.saturating_sub(now))
-        } else {
-            None
-        };
-        self.ring.enter(idle, timeout);
+        match &self.spinner {
+            Some(spinner) if idle => self.rest(spinner),
+            _ => self.ring.enter(idle, self.until_timer(idle)),
+        }
         self.now.set(self.epoch.elapsed());
         self.ring.reap();
         self.executor.fire_timers(self.now.get());
+    }
+
+    /// How long an idle reactor may sleep.
+    fn until_timer(&self, idle: bool) -> Option<Duration> {
+        let deadline = self.executor.next_timer().filter(|_| idle)?;
+        // A cached time would make the sleep too long by what this turn took.
+        Some(deadline.saturating_sub(self.epoch.elapsed()))
+    }
+
+    /// Waits for something to do: looks around, if that is likely to be worth it, then sleeps.
+    fn rest(&self, spinner: &Spinner) {
+        let began = self.epoch.elapsed();
+        let timer = self.executor.next_timer();
+        let budget = match timer {
+            Some(deadline) => spinner.budget().min(deadline.saturating_sub(began)),
+            None => spinner.budget(),
+        };
+        let passed = || self.epoch.elapsed().saturating_sub(began);
+        if !budget.is_zero() {
+            self.ring.enter(false, None);
+            if self.look_around(began + budget) {
+                return spinner.waited(passed(), Wait::Seen);
+            }
+        }
+        if self.doors.open() {
+            return self.ring.enter(false, None);
+        }
+        self.ring.enter(true, self.until_timer(true));
+        let how = if budget.is_zero() {
+            Wait::Slept
+        } else {
+            Wait::Missed
+        };
+        spinner.waited(passed(), how);
+    }
+
+    /// Looks at the ring and behind the doors until `limit`. Whether there is something to do.
+    fn look_around(&self, limit: Duration) -> bool {
+        // The kernel may leave the flag up with nothing behind it.
+        let mut asks = 0;
+        loop {
+            if self.ring.has_completions() || self.doors.look() {
+                return true;
+            }
+            if asks < ASKS_MAX && self.ring.has_task_work() {
+                asks += 1;
+                self.ring.enter(false, None);
+                continue;
+            }
+            if self.epoch.elapsed() >= limit {
+                return false;
+            }
+            std::hint::spin_loop();
+        }
     }
 }
 

@@ -8,6 +8,9 @@
     reason = "publishing SQEs that point to memory; listed in tidy"
 )]
 
+mod bell;
+mod fixed;
+
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
@@ -23,6 +26,10 @@ use io_uring::{IoUring, opcode, squeue};
 use super::buffer::IoBuffer;
 use super::device::IoError;
 use super::operation::Operation;
+pub use bell::Bell;
+use bell::Bells;
+pub use fixed::Pinned;
+use fixed::Slots;
 
 /// Submission entries; when a turn queues more, they are submitted in between.
 const ENTRIES: u32 = 256;
@@ -76,6 +83,8 @@ pub(crate) struct Ring {
     free: RefCell<Vec<usize>>,
     queued: Cell<u32>,
     burst: Cell<u32>,
+    bells: Bells,
+    pins: Slots,
 }
 
 impl Ring {
@@ -102,6 +111,8 @@ impl Ring {
             .submitter()
             .register_iowq_max_workers(&mut [WORKERS_MAX, 0]);
         Ok(Self {
+            bells: Bells::new(&uring),
+            pins: Slots::default(),
             uring: RefCell::new(uring),
             slots: RefCell::default(),
             free: RefCell::default(),
@@ -148,6 +159,13 @@ impl Ring {
         InFlight {
             ring: Rc::clone(self),
             index,
+        }
+    }
+
+    /// Rings a bell: with what is submitted next, at the end of the turn at the latest.
+    pub(crate) fn call(&self, bell: &Rc<Bell>) {
+        if let Some(entry) = self.bells.message(bell) {
+            self.push(&entry);
         }
     }
 
@@ -217,8 +235,16 @@ impl Ring {
     /// Hands queued SQEs to the kernel without waiting.
     fn submit(&self) {
         // EBUSY and EAGAIN mean "reap first"; the entries stay queued and go with the next enter.
-        if self.uring.borrow().submit().is_ok() {
-            self.queued.set(0);
+        let mut uring = self.uring.borrow_mut();
+        if uring.submit().is_ok() {
+            self.submitted(&mut uring);
+        }
+    }
+
+    fn submitted(&self, uring: &mut IoUring) {
+        self.queued.set(0);
+        if uring.submission().is_empty() {
+            self.bells.sent();
         }
     }
 
@@ -246,9 +272,19 @@ impl Ring {
         };
         // ETIME: the timeout passed; EINTR: a signal; both after submission.
         match entered.map_err(|error| error.raw_os_error()) {
-            Ok(_) | Err(Some(libc::ETIME | libc::EINTR)) => self.queued.set(0),
+            Ok(_) | Err(Some(libc::ETIME | libc::EINTR)) => self.submitted(&mut uring),
             Err(_) => {}
         }
+    }
+
+    /// Whether completions are there to be taken.
+    pub(crate) fn has_completions(&self) -> bool {
+        !self.uring.borrow_mut().completion().is_empty()
+    }
+
+    /// Whether the kernel has something to finish for us, which it does at the next system call.
+    pub(crate) fn has_task_work(&self) -> bool {
+        self.uring.borrow_mut().submission().taskrun()
     }
 
     /// Takes all completions and wakes who waits for them.
@@ -256,7 +292,7 @@ impl Ring {
         loop {
             let next = self.uring.borrow_mut().completion().next();
             let Some(cqe) = next else { return };
-            if cqe.user_data() != NOBODY {
+            if cqe.user_data() != NOBODY && !self.bells.complete(cqe.user_data()) {
                 let index = usize::try_from(cqe.user_data()).expect("an index that we made");
                 self.complete(index, cqe.result(), io_uring::cqueue::more(cqe.flags()));
             }
@@ -428,39 +464,6 @@ impl Readable {
 impl Drop for Readable {
     fn drop(&mut self) {
         self.ring.abandon(self.index, true);
-    }
-}
-
-/// Adds to an eventfd's counter as the kernel does, which never waits. `write(2)` may: for room in a counter that is full, if
-/// whoever shares the eventfd has made it blocking a moment ago.
-pub struct Bell {
-    uring: IoUring,
-}
-
-impl Bell {
-    /// A bell for `eventfd`, usable on any one thread.
-    ///
-    /// # Errors
-    /// When it is no eventfd, or the kernel gives no ring.
-    pub fn new(eventfd: &OwnedFd) -> io::Result<Self> {
-        let uring = IoUring::new(1)?;
-        uring.submitter().register_eventfd(eventfd.as_raw_fd())?;
-        Ok(Self { uring })
-    }
-
-    /// Adds one. Nothing is lost when it does not work: a counter that is full has been rung.
-    pub fn ring(&mut self) {
-        // SAFETY: the entry points to nothing.
-        let _has_room = unsafe { self.uring.submission().push(&opcode::Nop::new().build()) };
-        // Its completion is what rings.
-        let _it_stays_for_the_next_time = self.uring.submit();
-        self.uring.completion().for_each(drop);
-    }
-}
-
-impl std::fmt::Debug for Bell {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Bell").finish_non_exhaustive()
     }
 }
 

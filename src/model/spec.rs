@@ -118,6 +118,8 @@ pub enum ExportSpec {
         queues: u16,
         /// The most requests of a virtqueue that are served at a time, a power of two.
         depth: u16,
+        /// Whether the memory of its guest is pinned.
+        pin_guest_memory: bool,
     },
     /// A block device on this host.
     Ublk {

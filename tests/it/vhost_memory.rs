@@ -10,16 +10,32 @@ use std::os::fd::AsRawFd;
 use rustix::fs::ftruncate;
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
+use volund::io::MemoryDevice;
 
 use super::vhost_guest::{Guest, IN, MEMORY, MEMORY_LEN, OUT};
-use super::vhost_rig::Rig;
+use super::vhost_rig::{DISK, Manner, Rig, geometry};
 
 const OK: u8 = 0;
 const IOERR: u8 = 1;
 
 #[test]
 fn memory_shrunk_under_load_ends_that_connection_only() {
-    let (hit, _) = Rig::gated();
+    shrunk_under_load(&Rig::gated().0);
+}
+
+/// The data still have pages then, but nobody else sees them.
+#[test]
+fn pinned_memory_shrunk_under_load_ends_that_connection_only() {
+    let manner = Manner {
+        pinned: true,
+        ..Manner::default()
+    };
+    shrunk_under_load(&Rig::with(manner, geometry(512, false), |_| {
+        MemoryDevice::new(DISK)
+    }));
+}
+
+fn shrunk_under_load(hit: &Rig) {
     let (spared, _) = Rig::gated();
     let mut bystander = Guest::start(&spared.path, 1, 0);
     assert_eq!(bystander.write(0, 0, &[5; 512]), OK);

@@ -17,7 +17,8 @@ use tokio::sync::{mpsc, watch};
 use volund::frontend::vhost_user::{ExportConfig, ExportStatus, VhostUserExport, VolumeOnReactor};
 use volund::io::clock::monotonic;
 use volund::io::{
-    Alignment, BlockDevice, IoBuffer, IoError, Local, MemoryDevice, ReactorHandle, ZeroOptions,
+    Alignment, BlockDevice, IoBuffer, IoError, Local, MemoryDevice, Polling, ReactorHandle,
+    ZeroOptions,
 };
 use volund::model::{VolumeId, VolumeName};
 use volund::volume::{Geometry, Volume};
@@ -53,6 +54,24 @@ pub(crate) struct Rig {
     _folder: tempfile::TempDir,
 }
 
+/// How a volume is exported.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manner {
+    pub(crate) depth: u16,
+    pub(crate) pinned: bool,
+    pub(crate) polling: Polling,
+}
+
+impl Default for Manner {
+    fn default() -> Self {
+        Self {
+            depth: 256,
+            pinned: false,
+            polling: Polling::Off,
+        }
+    }
+}
+
 enum Order {
     Status(Sender<ExportStatus>),
     Stop,
@@ -64,17 +83,18 @@ impl Rig {
         geometry: Geometry,
         make: impl Fn(&Local) -> D + Send + Sync + 'static,
     ) -> Self {
-        Self::with_depth(256, geometry, make)
+        Self::with(Manner::default(), geometry, make)
     }
 
-    fn with_depth<D: BlockDevice>(
-        depth: u16,
+    /// The same, exported in this manner.
+    pub(crate) fn with<D: BlockDevice>(
+        manner: Manner,
         geometry: Geometry,
         make: impl Fn(&Local) -> D + Send + Sync + 'static,
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run/disk.sock");
-        let reactor = ReactorHandle::start(0).unwrap();
+        let reactor = ReactorHandle::start_polling(0, manner.polling).unwrap();
         let name: VolumeName = "disk".parse().unwrap();
         let named = name.clone();
         let volume = VolumeOnReactor::new(name, reactor.clone(), move |local: &Local| {
@@ -88,7 +108,8 @@ impl Rig {
         let config = ExportConfig {
             socket: path.clone(),
             queues: 4,
-            depth,
+            depth: manner.depth,
+            pin_guest_memory: manner.pinned,
         };
         let (orders, inbox) = mpsc::unbounded_channel();
         let (started, ready) = channel();
@@ -112,7 +133,11 @@ impl Rig {
     pub(crate) fn gated_with(depth: u16) -> (Self, Arc<Gate>) {
         let gate = Arc::new(Gate::default());
         let inside = Arc::clone(&gate);
-        let rig = Self::with_depth(depth, geometry(512, false), move |_| Gated {
+        let manner = Manner {
+            depth,
+            ..Manner::default()
+        };
+        let rig = Self::with(manner, geometry(512, false), move |_| Gated {
             inner: MemoryDevice::new(DISK),
             gate: Arc::clone(&inside),
         });

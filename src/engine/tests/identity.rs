@@ -276,6 +276,7 @@ fn a_memory_volume_loses_its_old_address_when_it_is_renamed() {
             socket: None,
             queues: 1,
             depth: 16,
+            pin_guest_memory: false,
         };
         std::fs::create_dir_all(node.path("run")).unwrap();
         engine.ensure_export(&tmp, &export, false).await.unwrap();

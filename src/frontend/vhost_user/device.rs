@@ -50,6 +50,8 @@ pub mod feature {
 pub(super) struct Device {
     pub(super) geometry: Geometry,
     pub(super) queues: u16,
+    /// Whether the session pins the guest's memory.
+    pub(super) pin_guest_memory: bool,
 }
 
 impl Device {
@@ -133,6 +135,7 @@ mod tests {
         Device {
             geometry,
             queues: 16,
+            pin_guest_memory: false,
         }
     }
 

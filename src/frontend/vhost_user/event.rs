@@ -1,14 +1,14 @@
 //! The eventfds that a front end hands over: kick (it has put requests in), call (we have answered), error.
 
-use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 
-use crate::io::Bell;
+use crate::io::{Bell, Local};
 
 /// An eventfd of the front end.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl Event {
 
     /// A way to signal it.
     pub(super) fn into_caller(self) -> Caller {
-        let bell = Bell::new(&self.fd).ok().map(RefCell::new);
+        let bell = Bell::new(&self.fd).ok().map(Rc::new);
         Caller { bell, fd: self.fd }
     }
 }
@@ -63,7 +63,7 @@ impl Event {
 #[derive(Debug)]
 pub(super) struct Caller {
     /// None when the kernel has no ring left for it.
-    bell: Option<RefCell<Bell>>,
+    bell: Option<Rc<Bell>>,
     fd: OwnedFd,
 }
 
@@ -71,7 +71,15 @@ impl Caller {
     /// Adds one to the counter. A counter that is full has been signalled, so nothing is lost when it does not work.
     pub(super) fn signal(&self) {
         match &self.bell {
-            Some(bell) => bell.borrow_mut().ring(),
+            Some(bell) => bell.ring(),
+            None => self.write(),
+        }
+    }
+
+    /// The same, at the end of the reactor's turn: together with what that submits then.
+    pub(super) fn signal_with(&self, local: &Local) {
+        match &self.bell {
+            Some(bell) => local.call(bell),
             None => self.write(),
         }
     }

@@ -23,7 +23,7 @@ use vhost::vhost_user::{BackendReqHandler, Error};
 
 use super::device::Device;
 use super::handler::{Handler, SURVIVED};
-use super::session::{self, Letter};
+use super::session::{self, Letter, SessionOptions};
 use super::socket::{Socket, SocketError};
 use super::status::{Connection, ExportStatus, Shared};
 use crate::io::BlockDevice;
@@ -46,6 +46,8 @@ pub struct ExportConfig {
     /// The most requests of a virtqueue that are served at a time, at least 1; more wait in the ring, whose
     /// size the guest chooses.
     pub depth: u16,
+    /// Whether the guest's memory is pinned, for cheaper requests.
+    pub pin_guest_memory: bool,
 }
 
 /// A volume that lives on a reactor, seen from elsewhere: where it is and how it is found there.
@@ -62,8 +64,7 @@ type Attach = dyn Fn(Local, Arrival) -> Option<Pin<Box<dyn Future<Output = ()>>>
 /// What a session needs from a client.
 struct Arrival {
     connection: Arc<Connection>,
-    queues: u16,
-    depth: u16,
+    options: SessionOptions,
     letters: mpsc::UnboundedReceiver<Letter>,
     /// Told what the volume looks like.
     geometry: SyncSender<Geometry>,
@@ -84,14 +85,13 @@ impl VolumeOnReactor {
                 // Taken apart by name: what the block does not mention, it would not keep.
                 let Arrival {
                     connection,
-                    queues,
-                    depth,
+                    options,
                     letters,
                     geometry,
                     occupied,
                 } = arrival;
                 let _ = geometry.send(volume.geometry());
-                session::serve(local, volume, connection, (queues, depth), letters).await;
+                session::serve(local, volume, connection, options, letters).await;
                 drop(occupied);
             });
             Some(task)
@@ -184,8 +184,7 @@ impl Drop for VhostUserExport {
 #[derive(Debug)]
 pub(super) struct Desk {
     volume: VolumeOnReactor,
-    queues: u16,
-    depth: u16,
+    options: SessionOptions,
     shared: Arc<Shared>,
     client: Mutex<Option<Arc<UnixStream>>>,
     vacant: watch::Sender<bool>,
@@ -209,8 +208,11 @@ impl Desk {
         let shared = Shared::new(volume.name.to_string(), config.queues);
         Arc::new(Self {
             volume,
-            queues: config.queues,
-            depth: config.depth,
+            options: SessionOptions {
+                queues: config.queues,
+                depth: config.depth,
+                pin: config.pin_guest_memory,
+            },
             shared: Arc::new(shared),
             client: Mutex::default(),
             vacant: watch::Sender::new(true),
@@ -304,8 +306,7 @@ impl Desk {
         let (geometry, seen) = sync_channel(1);
         let arrival = Arrival {
             connection: Arc::new(connection),
-            queues: self.queues,
-            depth: self.depth,
+            options: self.options,
             letters: mailbox,
             geometry,
             occupied,
@@ -352,7 +353,8 @@ impl Client {
         };
         let device = Device {
             geometry,
-            queues: self.desk.queues,
+            queues: self.desk.options.queues,
+            pin_guest_memory: self.desk.options.pin,
         };
         let handler = Handler::new(device, Arc::clone(shared), self.letters);
         let handler = Arc::new(Mutex::new(handler));

@@ -180,6 +180,7 @@ fn desk() -> Arc<Desk> {
         socket: PathBuf::new(),
         queues: 2,
         depth: 256,
+        pin_guest_memory: false,
     };
     let named = name.clone();
     let volume = VolumeOnReactor::new(name, reactor, move |local: &Local| {

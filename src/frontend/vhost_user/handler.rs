@@ -128,6 +128,10 @@ impl Handler {
     fn ask(&self, change: Change) -> Result<u16, HandlerError> {
         let timeout = match change {
             Change::Start(_) | Change::Stop(_) => DRAIN_TIMEOUT,
+            // Which pins it, a part at a time.
+            Change::SetMemory(_) | Change::AddMemory(_) if self.device.pin_guest_memory => {
+                DRAIN_TIMEOUT
+            }
             _ => ANSWER_TIMEOUT,
         };
         let (answer, answers) = sync_channel(1);
@@ -232,7 +236,7 @@ impl Handler {
         let mapped = regions
             .iter()
             .zip(files)
-            .map(|(region, file)| Region::map(spec(region), file))
+            .map(|(region, file)| self.map(spec(region), file))
             .collect::<Result<Vec<_>, _>>()?;
         let count = mapped.len();
         self.ask(Change::SetMemory(mapped))?;
@@ -240,11 +244,20 @@ impl Handler {
         Ok(())
     }
 
+    fn map(&self, spec: RegionSpec, file: &File) -> Result<Region, MemoryError> {
+        let region = Region::map(spec, file)?;
+        if self.device.pin_guest_memory {
+            // Here it holds up nobody else.
+            region.populate();
+        }
+        Ok(region)
+    }
+
     fn map_one(&mut self, region: &VhostUserMemoryRegion, file: &File) -> Result<(), HandlerError> {
         if self.regions == REGIONS_MAX {
             return Err(HandlerError::Regions);
         }
-        self.ask(Change::AddMemory(Region::map(spec(region), file)?))?;
+        self.ask(Change::AddMemory(self.map(spec(region), file)?))?;
         self.regions += 1;
         Ok(())
     }

@@ -11,21 +11,23 @@
 
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::fmt;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
 use std::rc::Rc;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use libc::{c_int, c_void, siginfo_t};
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 
 use super::address::{BadAddress, GuestRange, MemoryError, RegionSpec};
+use super::pin::Pins;
 use crate::io::IoBuffer;
 use crate::io::buffer::Segment;
+pub(super) use watch::WATCHES;
+use watch::Watch;
 
 /// A mapped region. May be made on any thread; unmapped when dropped.
 pub(super) struct Region {
@@ -98,6 +100,18 @@ impl Region {
         })
     }
 
+    /// Has the file's pages made now, on a thread that may wait: they are about to be pinned.
+    pub(super) fn populate(&self) {
+        let start = self.mapped.as_ptr().cast();
+        // SAFETY: the range is the whole mapping. It makes pages, and changes none; when it fails, pinning tells.
+        let _ = unsafe { madvise(start, self.mapped_len, Advice::LinuxPopulateWrite) };
+    }
+
+    /// All of it.
+    pub(super) fn segment(&self) -> Option<Segment> {
+        self.piece(self.spec.guest, self.spec.size)
+    }
+
     /// The part of the guest range `address..address + len` that lies in this region, as memory here.
     fn piece(&self, address: u64, len: u64) -> Option<Segment> {
         let skip = address.checked_sub(self.spec.guest)?;
@@ -132,6 +146,8 @@ impl fmt::Debug for Region {
 pub(super) struct MemoryTable {
     /// Sorted by guest address, without overlap.
     regions: Vec<Rc<Region>>,
+    /// What of it is pinned.
+    pins: Vec<Rc<Pins>>,
 }
 
 impl MemoryTable {
@@ -147,7 +163,8 @@ impl MemoryTable {
                 return Err(MemoryError::Overlap(high, low));
             }
         }
-        Ok(Self { regions })
+        let pins = Vec::new();
+        Ok(Self { regions, pins })
     }
 
     /// This table with one region more.
@@ -157,7 +174,11 @@ impl MemoryTable {
     pub(super) fn with(&self, region: Region) -> Result<Self, MemoryError> {
         let mut regions = self.regions.clone();
         regions.push(Rc::new(region));
-        Self::new(regions)
+        let pins = self.pins.clone();
+        Ok(Self {
+            pins,
+            ..Self::new(regions)?
+        })
     }
 
     /// This table without the region at `spec`; the file offset is not compared, since front ends leave it out.
@@ -172,8 +193,26 @@ impl MemoryTable {
         let at = self.regions.iter().position(is_it);
         let at = at.ok_or(MemoryError::Unknown(spec))?;
         let mut regions = self.regions.clone();
-        regions.remove(at);
-        Ok(Self { regions })
+        let removed = regions.remove(at);
+        let stays = |pins: &&Rc<Pins>| !pins.is_of(&removed);
+        let pins = self.pins.iter().filter(stays).cloned().collect();
+        Ok(Self { regions, pins })
+    }
+
+    /// A region that is not pinned, if there is one.
+    pub(super) fn unpinned(&self) -> Option<&Rc<Region>> {
+        let is_pinned = |region: &&Rc<Region>| self.pins.iter().any(|pins| pins.is_of(region));
+        self.regions.iter().find(|region| !is_pinned(region))
+    }
+
+    /// Has the kernel look up a region's pages by number from now on.
+    pub(super) fn add_pins(&mut self, pins: Pins) {
+        self.pins.push(Rc::new(pins));
+    }
+
+    /// Lets go of all pinned pages, once nothing under way uses them.
+    pub(super) fn unpin(&mut self) {
+        self.pins.clear();
     }
 
     /// Whether an access has hit a page that the front end's file no longer has. What was read from there are zeroes.
@@ -209,6 +248,24 @@ impl MemoryTable {
         Ok(())
     }
 
+    /// The memory behind a guest range, if that is one piece.
+    fn piece(&self, range: GuestRange) -> Option<Segment> {
+        let len = u64::from(range.len);
+        let whole = |region: &Rc<Region>| {
+            let piece = region.piece(range.address, len)?;
+            (piece.len as u64 == len && len > 0).then_some(piece)
+        };
+        self.regions.iter().find_map(whole)
+    }
+
+    /// Whether all of a guest range is there.
+    ///
+    /// # Errors
+    /// [`BadAddress`].
+    pub(super) fn check(&self, range: GuestRange) -> Result<(), BadAddress> {
+        self.pieces(range.address, u64::from(range.len), |_| ())
+    }
+
     /// Copies from guest memory.
     ///
     /// # Errors
@@ -242,12 +299,19 @@ impl MemoryTable {
     /// # Errors
     /// [`BadAddress`] of the first range that is not covered.
     pub(super) fn buffer(self: &Rc<Self>, ranges: &[GuestRange]) -> Result<IoBuffer, BadAddress> {
+        let keep: Rc<Self> = Rc::clone(self);
+        if let [range] = ranges
+            && let Some(piece) = self.piece(*range)
+        {
+            let number = self.pins.iter().find_map(|pins| pins.number(piece));
+            // SAFETY: as below; the pins are kept by the table.
+            return Ok(unsafe { IoBuffer::from_segment(piece, keep, number) });
+        }
         let mut segments = Vec::with_capacity(ranges.len());
         for range in ranges {
             let push = |piece| segments.push(piece);
             self.pieces(range.address, u64::from(range.len), push)?;
         }
-        let keep: Rc<Self> = Rc::clone(self);
         // SAFETY: every piece lies in a region of this table, which `keep` holds and with it the mapping. All access
         // to guest memory copies or is atomic, so no reference to it ever exists.
         Ok(unsafe { IoBuffer::from_foreign(segments, keep) })
@@ -324,146 +388,4 @@ impl Area {
         let field = unsafe { AtomicU32::from_ptr(self.field(at, 4).cast()) };
         field.store(value.to_le(), Ordering::Relaxed);
     }
-}
-
-/// How many ranges can be watched at a time, over all connections.
-pub(super) const WATCHES: usize = 8192;
-
-static TABLE: [Entry; WATCHES] = [const { Entry::new() }; WATCHES];
-
-/// The action in force before ours.
-static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
-
-/// One watched range. Free while `start` is zero; in force while `end` is not.
-struct Entry {
-    start: AtomicUsize,
-    end: AtomicUsize,
-    page: AtomicUsize,
-    faulted: AtomicBool,
-}
-
-impl Entry {
-    const fn new() -> Self {
-        Self {
-            start: AtomicUsize::new(0),
-            end: AtomicUsize::new(0),
-            page: AtomicUsize::new(0),
-            faulted: AtomicBool::new(false),
-        }
-    }
-
-    /// Whether the range is in force and contains `address`.
-    fn covers(&self, address: usize) -> bool {
-        // `end` is published last and withdrawn first. A start that was read between two looks at the same end belongs to
-        // it: otherwise the entry may have been given to another range meanwhile.
-        let end = self.end.load(Ordering::Acquire);
-        let start = self.start.load(Ordering::Acquire);
-        start <= address && address < end && self.end.load(Ordering::Acquire) == end
-    }
-}
-
-/// Keeps one mapped range watched until dropped: an access to a page that its file no longer has finds zeroes there,
-/// instead of ending the process.
-///
-/// The kernel answers such an access with `SIGBUS`. The handler looks the address up in a static table (only atomics,
-/// so it is async-signal-safe), maps anonymous memory over the missing page and notes the fault; whoever owns the
-/// range then ends that connection. A `SIGBUS` elsewhere, or one that somebody sent, gets the action that was in
-/// force before.
-#[derive(Debug)]
-struct Watch {
-    index: usize,
-}
-
-impl Watch {
-    /// Watches `len` bytes from `start`, made of pages of `page` bytes. `None` when the table is full.
-    fn new(start: usize, len: usize, page: usize) -> Option<Self> {
-        install();
-        let index = TABLE.iter().position(|entry| {
-            // 1 is no page's address: the entry is taken, but not in force before `end` is set.
-            let taken = (Ordering::Acquire, Ordering::Relaxed);
-            let exchange = entry.start.compare_exchange(0, 1, taken.0, taken.1);
-            exchange.is_ok()
-        })?;
-        let entry = &TABLE[index];
-        entry.faulted.store(false, Ordering::Relaxed);
-        entry.page.store(page, Ordering::Relaxed);
-        entry.start.store(start, Ordering::Relaxed);
-        entry.end.store(start + len, Ordering::Release);
-        Some(Self { index })
-    }
-
-    /// Whether an access has hit a missing page.
-    fn has_faulted(&self) -> bool {
-        TABLE[self.index].faulted.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        let entry = &TABLE[self.index];
-        entry.end.store(0, Ordering::Release);
-        entry.start.store(0, Ordering::Release);
-    }
-}
-
-/// Installs the handler, once per process.
-fn install() {
-    PREVIOUS.get_or_init(|| {
-        let mut previous = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
-        // SAFETY: only asks for the action in force, into memory of the right type.
-        let asked =
-            unsafe { libc::sigaction(libc::SIGBUS, std::ptr::null(), previous.as_mut_ptr()) };
-        assert_eq!(asked, 0, "SIGBUS exists and its action can be read");
-        let handler: extern "C" fn(c_int, *mut siginfo_t, *mut c_void) = on_sigbus;
-        // SAFETY: all zeroes is a valid sigaction.
-        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-        action.sa_sigaction = handler as *const () as usize;
-        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-        // SAFETY: the handler only does what is allowed in one: atomics and system calls.
-        let set = unsafe { libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut()) };
-        assert_eq!(set, 0, "SIGBUS can be handled");
-        // SAFETY: filled by the first call, which succeeded.
-        unsafe { previous.assume_init() }
-    });
-}
-
-/// Runs on the thread that faulted. Async-signal-safe: no allocation, no lock, no panic.
-extern "C" fn on_sigbus(_signal: c_int, info: *mut siginfo_t, _context: *mut c_void) {
-    // SAFETY: the kernel passes a valid siginfo to a SA_SIGINFO handler, which is its own for as long as it runs.
-    let info = unsafe { &*info };
-    let code = info.si_code;
-    // SAFETY: for a fault (a positive code) the address is the part of the union that is set, else it is not used.
-    let address = unsafe { info.si_addr() }.addr();
-    if code > 0 && patch(address) {
-        return;
-    }
-    if let Some(previous) = PREVIOUS.get() {
-        // SAFETY: an action that the kernel itself reported. A fault happens again on return, and meets it.
-        let _ = unsafe { libc::sigaction(libc::SIGBUS, previous, std::ptr::null_mut()) };
-    }
-    if code <= 0 {
-        // SAFETY: raising a signal has no preconditions. It is delivered when this handler returns.
-        let _ = unsafe { libc::raise(libc::SIGBUS) };
-    }
-}
-
-/// Maps zeroes over the page at `address` if it is in a watched range.
-fn patch(address: usize) -> bool {
-    let Some(entry) = TABLE.iter().find(|entry| entry.covers(address)) else {
-        return false;
-    };
-    let page = entry.page.load(Ordering::Relaxed);
-    if !page.is_power_of_two() {
-        return false;
-    }
-    let start = std::ptr::with_exposed_provenance_mut::<c_void>(address & !(page - 1));
-    let flags = MapFlags::PRIVATE | MapFlags::FIXED;
-    // SAFETY: the page lies in a mapping of ours (ranges are whole pages) whose file no longer has it; replacing it
-    // keeps every pointer into the range valid.
-    let mapped = unsafe { mmap_anonymous(start, page, ProtFlags::READ | ProtFlags::WRITE, flags) };
-    if mapped.is_err() {
-        return false;
-    }
-    entry.faulted.store(true, Ordering::Relaxed);
-    true
 }

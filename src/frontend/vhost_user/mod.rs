@@ -12,6 +12,7 @@ pub mod export;
 pub mod fuzz;
 mod handler;
 mod memory;
+mod pin;
 mod queue;
 mod request;
 mod ring;

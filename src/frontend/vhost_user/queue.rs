@@ -19,7 +19,7 @@ use super::request::{Command, ID_LEN, Refusal, Request, Status, ZeroRange, decod
 use super::ring::{Ring, RingError};
 use super::status::{Connection, QueueCounters, count};
 use crate::io::reactor::Local;
-use crate::io::{BlockDevice, IoBuffer, IoError, Spawn, ZeroOptions};
+use crate::io::{AtEndOfTurn, BlockDevice, Door, IoBuffer, IoError, Spawn, ZeroOptions};
 use crate::volume::{self, Volume};
 
 /// The most bytes of one request that are given to the volume at a time; the rest follows. Bounds the private memory
@@ -40,6 +40,8 @@ pub(super) struct Queue<D> {
     running: Cell<bool>,
     /// Whether requests were left in the ring because enough are in flight; the driver does not kick for them again.
     full: Cell<bool>,
+    /// Whether the driver is told not to kick, because the reactor looks into the ring before it sleeps.
+    shut: Cell<bool>,
     /// Requests taken whose answers are not published.
     in_flight: Cell<u32>,
     /// Answers that are not published.
@@ -83,6 +85,7 @@ impl<D: BlockDevice> Queue<D> {
             call: RefCell::new(call.map(Event::into_caller)),
             running: Cell::new(true),
             full: Cell::new(false),
+            shut: Cell::new(false),
             in_flight: Cell::new(0),
             unpublished: Cell::new(0),
             watcher: RefCell::default(),
@@ -181,11 +184,26 @@ impl<D: BlockDevice> Queue<D> {
                 self.dispatch(head);
             }
             // When full, the next answers are followed by a look into the ring, so that no kick is needed.
-            if self.full.get() || !self.ring.borrow().arm() {
+            if self.full.get() {
+                break;
+            }
+            if self.parts.local.looks_around() {
+                self.shut();
+                break;
+            }
+            if !self.ring.borrow().arm() {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// Leaves it to the reactor to look for further requests.
+    fn shut(self: &Rc<Self>) {
+        if !self.shut.replace(true) {
+            let door = Rc::downgrade(self);
+            self.parts.local.shut(door);
+        }
     }
 
     fn take(&self) -> Result<Option<u16>, RingError> {
@@ -208,21 +226,21 @@ impl<D: BlockDevice> Queue<D> {
     /// Decodes one chain and starts its request, or refuses it.
     fn dispatch(self: &Rc<Self>, head: u16) {
         let memory = Rc::clone(&self.memory.borrow());
-        let task = Rc::clone(self);
         match self.decode(&memory, head) {
-            Ok(request) => self.parts.local.spawn(async move {
-                let (status, written) = task.serve(request.command, request.written).await;
-                task.answer(&memory, Some(request.status), status);
-                task.complete(head, written).await;
-            }),
+            Ok(request) => {
+                let queue = Rc::clone(self);
+                self.parts.local.spawn(async move {
+                    let (status, written) = queue.serve(request.command, request.written).await;
+                    queue.answer(&memory, Some(request.status), status);
+                    queue.complete(head, written);
+                });
+            }
             Err(refusal) => {
                 count(&self.counters().malformed);
                 let index = self.parts.index;
                 tracing::debug!(index, head, error = %refusal.error, "refused a request");
                 self.answer(&memory, refusal.status, refusal.code());
-                self.parts
-                    .local
-                    .spawn(async move { task.complete(head, 0).await });
+                self.complete(head, 0);
             }
         }
     }
@@ -313,12 +331,12 @@ impl<D: BlockDevice> Queue<D> {
     }
 
     /// Gives a chain back. The first to do so in a turn publishes for all of them when the turn ends.
-    async fn complete(self: &Rc<Self>, head: u16, written: u32) {
+    fn complete(self: &Rc<Self>, head: u16, written: u32) {
         self.ring.borrow_mut().add_used(head, written);
         let before = self.unpublished.replace(self.unpublished.get() + 1);
         if before == 0 {
-            self.parts.local.end_of_turn().await;
-            self.publish();
+            let queue = Rc::clone(self);
+            self.parts.local.at_end_of_turn(queue);
         }
     }
 
@@ -327,7 +345,7 @@ impl<D: BlockDevice> Queue<D> {
         let published = self.unpublished.take();
         self.in_flight.set(self.in_flight.get() - published);
         if let (true, Some(call)) = (wants_call, &*self.call.borrow()) {
-            call.signal();
+            call.signal_with(&self.parts.local);
             count(&self.counters().calls);
         }
         if self.full.get() {
@@ -361,6 +379,28 @@ impl<D: BlockDevice> Queue<D> {
 
     fn counters(&self) -> &QueueCounters {
         self.parts.connection.queue(self.parts.index)
+    }
+}
+
+impl<D: BlockDevice> AtEndOfTurn for Queue<D> {
+    fn run(self: Rc<Self>) {
+        self.publish();
+    }
+}
+
+impl<D: BlockDevice> Door for Queue<D> {
+    fn has_work(&self) -> bool {
+        // When full, nothing more is taken before something is answered.
+        self.running.get() && !self.full.get() && self.ring.borrow().has_available()
+    }
+
+    fn take_work(self: Rc<Self>) {
+        self.take_all();
+    }
+
+    fn open(&self) -> bool {
+        self.shut.set(false);
+        self.running.get() && !self.full.get() && self.ring.borrow().arm()
     }
 }
 

@@ -112,7 +112,7 @@ pub(super) fn decode(
         address: status,
         len: 1,
     };
-    if let Err(bad) = memory.buffer(&[range]) {
+    if let Err(bad) = memory.check(range) {
         return Err(Refusal {
             error: bad.into(),
             status: None,

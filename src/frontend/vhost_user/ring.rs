@@ -224,6 +224,11 @@ impl Ring {
         }
     }
 
+    /// Whether requests are available.
+    pub(super) fn has_available(&self) -> bool {
+        self.areas.available.load_u16(INDEX, Ordering::Relaxed) != self.next_available
+    }
+
     /// Asks for a kick at the next request. Returns whether one has come meanwhile, for which there may be no kick.
     pub(super) fn arm(&self) -> bool {
         if self.event_idx {
@@ -236,7 +241,7 @@ impl Ring {
         }
         // The driver writes its index and then reads the event; we write the event and then read the index.
         fence(Ordering::SeqCst);
-        self.areas.available.load_u16(INDEX, Ordering::Relaxed) != self.next_available
+        self.has_available()
     }
 
     /// Gives a chain back, invisibly until [`Ring::publish`]. `len` is the number of bytes written from the start of

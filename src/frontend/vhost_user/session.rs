@@ -15,6 +15,7 @@ use super::address::{MemoryError, RegionSpec};
 use super::device::{feature, serial};
 use super::event::Event;
 use super::memory::{MemoryTable, Region};
+use super::pin::{self, Pins};
 use super::queue::{Queue, QueueParts};
 use super::ring::{Ring, RingAddresses, RingError};
 use super::status::Connection;
@@ -74,9 +75,20 @@ struct Session<D> {
     local: Local,
     volume: Rc<Volume<D, Local>>,
     connection: Arc<Connection>,
-    depth: u16,
+    options: SessionOptions,
     memory: Rc<MemoryTable>,
     queues: Vec<Option<Rc<Queue<D>>>>,
+}
+
+/// How a client is served.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SessionOptions {
+    /// Number of virtqueues.
+    pub(super) queues: u16,
+    /// The most requests of each that are in flight at a time.
+    pub(super) depth: u16,
+    /// Whether its memory is pinned.
+    pub(super) pin: bool,
 }
 
 /// Serves one client until its letters end, then drains it.
@@ -84,16 +96,16 @@ pub(super) async fn serve<D: BlockDevice>(
     local: Local,
     volume: Rc<Volume<D, Local>>,
     connection: Arc<Connection>,
-    (queues, depth): (u16, u16),
+    options: SessionOptions,
     mut letters: UnboundedReceiver<Letter>,
 ) {
     let mut session = Session {
         local,
         volume,
         connection,
-        depth,
+        options,
         memory: Rc::default(),
-        queues: (0..queues).map(|_| None).collect(),
+        queues: (0..options.queues).map(|_| None).collect(),
     };
     while let Some(letter) = letters.recv().await {
         let result = session.apply(letter.change).await;
@@ -108,10 +120,10 @@ impl<D: BlockDevice> Session<D> {
         match change {
             Change::SetMemory(regions) => {
                 let regions = regions.into_iter().map(Rc::new).collect();
-                self.set_memory(MemoryTable::new(regions)?);
+                self.set_memory(MemoryTable::new(regions)?).await;
             }
-            Change::AddMemory(region) => self.set_memory(self.memory.with(region)?),
-            Change::RemoveMemory(spec) => self.set_memory(self.memory.without(spec)?),
+            Change::AddMemory(region) => self.set_memory(self.memory.with(region)?).await,
+            Change::RemoveMemory(spec) => self.set_memory(self.memory.without(spec)?).await,
             Change::Start(setup) => {
                 self.stop(setup.index).await;
                 self.start(*setup)?;
@@ -126,10 +138,28 @@ impl<D: BlockDevice> Session<D> {
         Ok(0)
     }
 
-    fn set_memory(&mut self, memory: MemoryTable) {
+    async fn set_memory(&mut self, mut memory: MemoryTable) {
+        if self.options.pin {
+            self.pin(&mut memory).await;
+        }
         self.memory = Rc::new(memory);
         for queue in self.queues.iter().flatten() {
             queue.set_memory(&self.memory);
+        }
+    }
+
+    /// All of it or, when the kernel refuses a part, none: half of it would be half as fast for no reason to be seen.
+    async fn pin(&mut self, memory: &mut MemoryTable) {
+        while let Some(region) = memory.unpinned().cloned() {
+            match Pins::new(&self.local, &region).await {
+                Ok(pins) => memory.add_pins(pins),
+                Err(error) => {
+                    memory.unpin();
+                    // Once is enough: the next region would fail too.
+                    self.options.pin = false;
+                    return self.connection.note(pin::explain(&error));
+                }
+            }
         }
     }
 
@@ -148,7 +178,7 @@ impl<D: BlockDevice> Session<D> {
             volume: Rc::clone(&self.volume),
             connection: Arc::clone(&self.connection),
             serial: serial(self.volume.name(), self.volume.id()),
-            depth: u32::from(self.depth),
+            depth: u32::from(self.options.depth),
             write_through: !has(feature::FLUSH),
             error: setup.error.map(Event::into_caller),
         };

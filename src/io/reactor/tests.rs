@@ -2,9 +2,11 @@
 
 use std::os::fd::AsFd;
 
+use rustix::event::EventfdFlags;
 use rustix::fs::{Mode, OFlags};
 
 use super::*;
+use crate::io::mailbox::EVENT;
 use crate::io::{BlockDevice, ZeroOptions};
 
 const MIB: u64 = 1 << 20;

@@ -39,6 +39,7 @@ pub(in crate::reconcile) fn socket() -> ExportSpec {
         socket: None,
         queues: 16,
         depth: 256,
+        pin_guest_memory: false,
     }
 }
 

@@ -294,6 +294,7 @@ fn a_socket_that_changes_hands_is_freed_first() {
         socket: Some("/run/x.sock".into()),
         queues: 1,
         depth: 128,
+        pin_guest_memory: false,
     };
     let mut old = running(&["a"]);
     old.export.as_mut().unwrap().spec = fixed.clone();
