@@ -11,10 +11,8 @@ use anyhow::Result;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use volund::frontend::vhost_user::{ExportConfig, VhostUserExport, VolumeOnReactor};
-use volund::io::{
-    Alignment, BlockDevice, IoBuffer, IoError, Local, Polling, ReactorHandle, ZeroOptions,
-};
-use volund::model::{VolumeId, VolumeName};
+use volund::io::{Alignment, BlockDevice, IoBuffer, IoError, Local, ReactorHandle, ZeroOptions};
+use volund::model::{Polling, VolumeId, VolumeName};
 use volund::volume::{Geometry, Volume};
 
 /// A disk that answers everything at once and stores nothing.

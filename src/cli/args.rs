@@ -8,8 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::check::CheckArgs;
 use super::explain::ExplainArgs;
-use crate::io::Polling;
-use crate::model::{NodeName, PoolName, VolumeName};
+use crate::model::{NodeName, Polling, PoolName, VolumeName};
 
 /// Per-node daemon for replicated block volumes: TOML in, ublk and vhost-user-blk out.
 #[derive(Clone, Debug, Parser)]

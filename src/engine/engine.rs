@@ -16,10 +16,10 @@ use super::permits::Permits;
 use super::pools::PoolEntry;
 use super::tick;
 use crate::frontend::ublk::{Links, UblkControl};
-use crate::io::{Polling, ReactorHandle};
+use crate::io::ReactorHandle;
 use crate::model::observed::Problem;
 use crate::model::policy::NodePolicy;
-use crate::model::{PoolName, VolumeId, VolumeName};
+use crate::model::{Polling, PoolName, VolumeId, VolumeName};
 use crate::state::{StateDir, Store};
 
 /// How long a volume may take to stop when the daemon ends, clients included: less than systemd waits (90 s).

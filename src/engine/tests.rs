@@ -55,7 +55,7 @@ impl Node {
             runtime_dir: self.path("run"),
             fault_injection: false,
             io_threads: 1,
-            poll: crate::io::Polling::Off,
+            poll: crate::model::Polling::Off,
         };
         Engine::start(config, state, store).await.unwrap()
     }

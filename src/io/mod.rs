@@ -13,7 +13,6 @@ pub mod file;
 pub mod gate;
 pub mod inject;
 pub mod memory;
-pub mod polling;
 pub mod reactor;
 #[cfg(test)]
 pub(crate) mod recording;
@@ -25,6 +24,7 @@ pub(crate) mod executor;
 mod mailbox;
 pub(crate) mod operation;
 pub(crate) mod planted;
+pub(crate) mod polling;
 pub(crate) mod ring;
 
 pub use buffer::{BufferPool, IoBuffer};
@@ -36,6 +36,5 @@ pub use executor::AtEndOfTurn;
 pub use file::FileDevice;
 pub use inject::{Faults, Injected};
 pub use memory::MemoryDevice;
-pub use polling::Polling;
 pub use reactor::{Local, ReactorHandle};
 pub use ring::{Bell, Pinned, Readable};

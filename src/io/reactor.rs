@@ -26,8 +26,9 @@ use super::executor::{AtEndOfTurn, Executor};
 use super::file::FileDevice;
 use super::mailbox::Mailbox;
 use super::operation::Operation;
-use super::polling::{Polling, Spinner, Wait};
+use super::polling::{Spinner, Wait};
 use super::ring::{Bell, Pinned, Readable, Ring};
+use crate::model::Polling;
 
 /// A reactor as other threads see it. Clones share the thread.
 #[derive(Clone)]

@@ -7,6 +7,7 @@ pub mod fault;
 pub mod id;
 pub mod observed;
 pub mod policy;
+pub mod polling;
 pub mod scrub;
 pub mod spec;
 pub mod status;
@@ -14,3 +15,4 @@ pub mod time;
 pub mod why;
 
 pub use id::{GenerationId, NodeId, NodeName, PoolId, PoolName, ReplicaId, VolumeId, VolumeName};
+pub use polling::Polling;

@@ -18,7 +18,8 @@ use virtio_driver::{
     VirtioBlkTransport, VirtioFeatureFlags,
 };
 use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory};
-use volund::io::{Alignment, FileDevice, Local, MemoryDevice, Polling};
+use volund::io::{Alignment, FileDevice, Local, MemoryDevice};
+use volund::model::Polling;
 
 use super::vhost_guest::Guest;
 use super::vhost_rig::{DISK, Manner, PATIENCE, Rig, geometry};

@@ -17,10 +17,9 @@ use tokio::sync::{mpsc, watch};
 use volund::frontend::vhost_user::{ExportConfig, ExportStatus, VhostUserExport, VolumeOnReactor};
 use volund::io::clock::monotonic;
 use volund::io::{
-    Alignment, BlockDevice, IoBuffer, IoError, Local, MemoryDevice, Polling, ReactorHandle,
-    ZeroOptions,
+    Alignment, BlockDevice, IoBuffer, IoError, Local, MemoryDevice, ReactorHandle, ZeroOptions,
 };
-use volund::model::{VolumeId, VolumeName};
+use volund::model::{Polling, VolumeId, VolumeName};
 use volund::volume::{Geometry, Volume};
 
 /// How long anything may take before the test fails as hung.
