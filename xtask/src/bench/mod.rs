@@ -2,11 +2,12 @@
 //!
 //! `cases` says what is measured; `load` reads a job of `fio-jobs/bench/`; `programs` are those that take part; `store` has
 //! the files they work on; `contenders` are the processes; `rounds` plays them, `sample` is one measurement; `stats` has
-//! medians, paired ratios with their interval and the judgement of a ratio; `report` prints; `shows` judges.
+//! medians, paired ratios with their interval and the judgement of a ratio; `report` prints, `plot` draws; `shows` judges.
 
 mod cases;
 mod contenders;
 mod load;
+mod plot;
 mod programs;
 mod report;
 mod rounds;
@@ -15,6 +16,7 @@ pub(crate) mod shows;
 pub(crate) mod stats;
 mod store;
 
+use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
@@ -39,6 +41,7 @@ const USAGE: &str = "usage: cargo xtask bench [CASE...] [options]; without a cas
   --volund-args ARGS further arguments of `volund run`, split at spaces
   --volund PATH      another build of volund
   --no-syscalls      without the further round that counts system calls
+  --plot             the ratios as a picture, target/bench/NAME.svg
   --name NAME        the results are target/bench/NAME.json [the case, or `bench`]
 ";
 
@@ -51,6 +54,7 @@ struct Options {
     volund_args: Vec<String>,
     volund: Option<PathBuf>,
     prepare: bool,
+    plot: bool,
     name: Option<String>,
     build: Build,
 }
@@ -71,6 +75,7 @@ impl Default for Options {
             volund_args: Vec::new(),
             volund: None,
             prepare: false,
+            plot: false,
             name: None,
             build: Build::Release,
         }
@@ -113,6 +118,11 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     };
     let json = report::write_json(name, &bench.programs, &options.plan, &outcomes)?;
     println!("\nall rounds: {}", json.display());
+    if options.plot {
+        let picture = json.with_extension("svg");
+        fs::write(&picture, plot::svg(&outcomes))?;
+        println!("picture: {}", picture.display());
+    }
     Ok(())
 }
 
@@ -167,6 +177,7 @@ fn parse(args: &[String]) -> Result<Options> {
     let mut rest = args.iter();
     while let Some(arg) = rest.next() {
         match arg.as_str() {
+            "--plot" => options.plot = true,
             "--prepare" => options.prepare = true,
             "--no-syscalls" => options.plan.syscalls = false,
             name if !name.starts_with('-') => options.cases.push(cases::named(name)?),
