@@ -70,6 +70,9 @@ pub(crate) const JUDGES: &[Package] = &[
     },
 ];
 
+/// Counts instructions.
+pub(crate) const GUARD: &[Package] = &[program("valgrind", "valgrind")];
+
 /// Load for a look at speed.
 pub(crate) const LOAD: &[Package] = &[program("fio", "fio")];
 

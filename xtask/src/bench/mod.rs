@@ -2,10 +2,12 @@
 //!
 //! `cases` says what is measured; `load` reads a job of `fio-jobs/bench/`; `programs` are those that take part; `store` has
 //! the files they work on; `contenders` are the processes; `rounds` plays them, `sample` is one measurement; `stats` has
-//! medians, paired ratios with their interval and the judgement of a ratio; `report` prints, `plot` draws; `shows` judges.
+//! medians, paired ratios with their interval and the judgement of a ratio; `report` prints, `plot` draws; `shows` judges; `guard`
+//! compares with the previous commit.
 
 mod cases;
 mod contenders;
+mod guard;
 mod load;
 mod plot;
 mod programs;
@@ -30,6 +32,7 @@ use crate::shell;
 
 const USAGE: &str = "usage: cargo xtask bench [CASE...] [options]; without a case, all of them
        cargo xtask bench idle
+       cargo xtask bench --guard [--against REV] [--counts]
 
   --list             the cases
   --prepare          only build, install and write the files that the cases need
@@ -85,6 +88,7 @@ impl Default for Options {
 pub(crate) fn run(args: &[String]) -> Result<()> {
     match args.first().map(String::as_str) {
         Some("idle") => return crate::shows::bench_idle(args),
+        Some("--guard") => return guard::run(&args[1..]),
         Some("--list") => {
             for case in CASES {
                 println!("{:22} {}", case.name, case.about);
