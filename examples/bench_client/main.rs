@@ -13,6 +13,7 @@
     reason = "a program for measurements works in real time and talks to its harness"
 )]
 
+mod abuse;
 mod backend;
 mod connection;
 mod latency;
@@ -33,6 +34,7 @@ use serde_json::json;
 use vmm_sys_util::eventfd::EventFd;
 use volund::frontend::vhost_user::feature;
 
+use abuse::Abuse;
 use backend::Usage;
 use connection::Connection;
 use load::{Counts, Load, Phase, Plan, Random};
@@ -77,6 +79,9 @@ struct Args {
     pace: Option<f64>,
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Instead of all that, what no driver does, until the time is over: so many bursts a second (`--pace`, 50 without it).
+    #[arg(long, value_enum)]
+    abuse: Option<Abuse>,
     /// The backend's process, whose processor time is measured.
     #[arg(long)]
     pid: Option<u32>,
@@ -104,7 +109,11 @@ impl Op {
 fn main() {
     let args = Args::parse();
     watch(Duration::from_secs_f64(args.warm + args.seconds) + PATIENCE);
-    match measure(&args) {
+    let done = match args.abuse {
+        Some(abuse) => abuse::run(&args, abuse),
+        None => measure(&args),
+    };
+    match done {
         Ok(line) => println!("{line}"),
         Err(error) => fail(&format!("{error:#}")),
     }

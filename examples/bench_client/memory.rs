@@ -50,6 +50,11 @@ impl Memory {
         self.mapping.as_ptr().addr() as u64 + at as u64
     }
 
+    /// Takes the memory away from behind both mappings. Nobody may touch it here from now on.
+    pub(crate) fn shrink(&self, len: u64) -> Result<()> {
+        Ok(ftruncate(&self.file, len)?)
+    }
+
     pub(crate) fn store<T: AtomicAccess>(&self, at: usize, value: T, order: Ordering) {
         let stored = self.mapping.as_volatile_slice().store(value, at, order);
         stored.expect("an aligned place within the memory");

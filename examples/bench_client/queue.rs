@@ -33,9 +33,9 @@ const PAGE: usize = 4096;
 const CHAIN: u16 = 3;
 
 // Flags of a descriptor.
-const NEXT: u16 = 1;
+pub(crate) const NEXT: u16 = 1;
 const DEVICE_WRITES: u16 = 2;
-const INDIRECT: u16 = 4;
+pub(crate) const INDIRECT: u16 = 4;
 /// Flag of the available ring.
 const NO_INTERRUPT: u16 = 1;
 /// Flag of the used ring.
@@ -213,6 +213,25 @@ impl Queue {
                 CHAIN * slot
             }
         };
+        self.publish(head);
+    }
+
+    /// Makes a descriptor available that no driver would write: its place, length, flags and next.
+    pub(crate) fn add_raw(&mut self, slot: u16, (at, len, flags, next): (usize, u32, u16, u16)) {
+        let entry = self.layout.descriptors + 16 * usize::from(slot);
+        self.describe(entry, at, len, flags, next);
+        self.publish(slot);
+    }
+
+    /// Claims that far more was made available than the ring can hold.
+    pub(crate) fn jump(&mut self) {
+        self.available = self.available.wrapping_add(0x4000);
+        self.added += 1;
+        let index = self.layout.available + 2;
+        self.memory.store(index, self.available, Ordering::Release);
+    }
+
+    fn publish(&mut self, head: u16) {
         let entry = usize::from(self.available % self.layout.size);
         let ring = self.layout.available;
         self.memory
@@ -263,6 +282,11 @@ impl Queue {
             self.kicks += 1;
         }
         Ok(())
+    }
+
+    /// Kicks without a look into the ring.
+    pub(crate) fn kick_anyway(&self) -> Result<()> {
+        self.kick.write(1).context("cannot kick")
     }
 
     /// Asks for no more calls while answers are taken.
