@@ -24,7 +24,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 
 use self::cases::{CASES, Case, Entry};
-use self::programs::{Build, Programs};
+use self::programs::Programs;
+pub(crate) use self::programs::{Build, build};
 use self::report::Outcome;
 use self::rounds::{Between, Plan};
 use self::store::Store;

@@ -55,7 +55,8 @@ fn installed(program: &str) -> Result<PathBuf> {
     shell::which(program).with_context(|| format!("{program} is not installed"))
 }
 
-fn build(how: Build) -> Result<(PathBuf, PathBuf)> {
+/// The daemon and the front end.
+pub(crate) fn build(how: Build) -> Result<(PathBuf, PathBuf)> {
     let mut cargo = shell::cargo();
     cargo.args(["build", "--quiet", "--bin=volund", "--example=bench_client"]);
     let folder = match how {

@@ -7,6 +7,7 @@ mod crash;
 mod disk_loss;
 mod hung_disk;
 mod idle;
+mod isolation;
 mod loop_pool;
 mod lost_state;
 mod partial_rebuild;
@@ -35,7 +36,7 @@ pub(crate) struct Show {
     round: fn(seed: u64) -> Result<String>,
 }
 
-pub(crate) const SHOWS: [Show; 29] = [
+pub(crate) const SHOWS: [Show; 30] = [
     Show {
         name: "demo",
         about: "the main job, as a newcomer sees it",
@@ -182,6 +183,13 @@ pub(crate) const SHOWS: [Show; 29] = [
         rounds_in_test: 1,
         rounds_in_soak: 1,
         round: crash::mutants::all_are_noticed,
+    },
+    Show {
+        name: "isolation",
+        about: "a front end that misbehaves on a full pool does not double another volume's p99",
+        rounds_in_test: 0,
+        rounds_in_soak: 1,
+        round: isolation::round,
     },
     Show {
         name: "idle",
