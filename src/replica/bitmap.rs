@@ -218,8 +218,7 @@ impl Bitmap {
     /// Sets bits in memory; the next write of their pages takes them along, and [`Bitmap::set_durable`] makes sure.
     pub(super) fn set(&self, regions: Range<u64>) {
         for part in self.parts(regions) {
-            self.page(part.page)
-                .change(|bits| set(bits, part.bits, true));
+            self.page(part.page).put(part.bits, true);
         }
     }
 
@@ -253,7 +252,7 @@ impl Bitmap {
         let write = async |index: usize| {
             let added = other.page(index).wanted.borrow().clone();
             let page = self.page(index);
-            page.change(|bits| add(bits, &added));
+            page.add(&added);
             let done = || contains(&page.durable.borrow(), &added);
             self.write_until(disk, buffers, index, false, done).await
         };
@@ -264,8 +263,7 @@ impl Bitmap {
     /// Clears bits in memory. [`Bitmap::rewrite`] brings that to the disk.
     pub(super) fn clear(&self, regions: Range<u64>) {
         for part in self.parts(regions) {
-            self.page(part.page)
-                .change(|bits| set(bits, part.bits, false));
+            self.page(part.page).put(part.bits, false);
         }
     }
 
@@ -404,10 +402,27 @@ impl PageState {
         }
     }
 
-    /// Applies a change to the wanted bits; it says whether it changed anything.
-    fn change(&self, change: impl FnOnce(&mut Bits) -> bool) {
+    /// Changes the wanted bits of a range to `value`.
+    fn put(&self, range: Range<usize>, value: bool) {
+        let changed = set(&mut self.wanted.borrow_mut(), range, value);
+        if changed > 0 {
+            self.version.set(self.version.get() + 1);
+            let before = self.count.get();
+            self.count.set(if value {
+                before + changed
+            } else {
+                before - changed
+            });
+        }
+    }
+
+    /// Sets what is set in `added`, too.
+    fn add(&self, added: &Bits) {
         let mut wanted = self.wanted.borrow_mut();
-        if change(&mut wanted) {
+        if !contains(&wanted, added) {
+            for (bits, added) in wanted.iter_mut().zip(added) {
+                *bits |= added;
+            }
             self.version.set(self.version.get() + 1);
             self.count.set(count(&wanted));
         }
@@ -460,24 +475,17 @@ fn get(bits: &Bits, bit: usize) -> bool {
     bits[bit / 8] & (1 << (bit % 8)) != 0
 }
 
-fn set(bits: &mut Bits, range: Range<usize>, value: bool) -> bool {
-    let mut changed = false;
+/// Changes a range to `value`; how many bits were different.
+fn set(bits: &mut Bits, range: Range<usize>, value: bool) -> u64 {
+    let mut changed = 0;
     for bit in range {
-        changed |= get(bits, bit) != value;
+        changed += u64::from(get(bits, bit) != value);
         let mask = 1 << (bit % 8);
         if value {
             bits[bit / 8] |= mask;
         } else {
             bits[bit / 8] &= !mask;
         }
-    }
-    changed
-}
-
-fn add(bits: &mut Bits, added: &Bits) -> bool {
-    let changed = !contains(bits, added);
-    for (bits, added) in bits.iter_mut().zip(added) {
-        *bits |= added;
     }
     changed
 }
