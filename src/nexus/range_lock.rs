@@ -18,7 +18,10 @@ pub(super) struct RangeLock {
 
 #[derive(Debug, Default)]
 struct Queue {
+    /// By ticket.
     entries: RefCell<Vec<Entry>>,
+    /// How many of them are not granted.
+    waiting: Cell<usize>,
     next_ticket: Cell<u64>,
     /// Wait for everybody who stood in the queue before them; see [`RangeLock::barrier`].
     barriers: RefCell<Vec<Waker>>,
@@ -83,12 +86,16 @@ impl RangeLock {
             granted,
             waker: None,
         });
+        if !granted {
+            self.queue.waiting.set(self.queue.waiting.get() + 1);
+        }
         let ticket = Ticket {
             queue: Rc::clone(&self.queue),
             ticket,
         };
         Waiting {
             ticket: Some(ticket),
+            granted,
         }
     }
 }
@@ -101,20 +108,32 @@ impl Entry {
     }
 }
 
+impl Queue {
+    /// Where a ticket's entry is.
+    fn position(entries: &[Entry], ticket: u64) -> usize {
+        entries
+            .binary_search_by_key(&ticket, |entry| entry.ticket)
+            .expect("a ticket has its entry until it is dropped")
+    }
+}
+
 /// Waits for a ticket to be granted.
 struct Waiting {
     ticket: Option<Ticket>,
+    /// Whether it was granted at once.
+    granted: bool,
 }
 
 impl Future for Waiting {
     type Output = Ticket;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Ticket> {
-        let granted = self
-            .ticket
-            .as_ref()
-            .expect("a future is not polled after it has answered")
-            .poll_granted(context);
+        let granted = self.granted
+            || self
+                .ticket
+                .as_ref()
+                .expect("a future is not polled after it has answered")
+                .poll_granted(context);
         match (granted, self.ticket.take()) {
             (true, Some(ticket)) => Poll::Ready(ticket),
             (_, ticket) => {
@@ -128,10 +147,8 @@ impl Future for Waiting {
 impl Ticket {
     fn poll_granted(&self, context: &Context<'_>) -> bool {
         let mut entries = self.queue.entries.borrow_mut();
-        let entry = entries
-            .iter_mut()
-            .find(|entry| entry.ticket == self.ticket)
-            .expect("a ticket has its entry until it is dropped");
+        let index = Queue::position(&entries, self.ticket);
+        let entry = &mut entries[index];
         if !entry.granted {
             entry.waker = Some(context.waker().clone());
         }
@@ -144,12 +161,17 @@ impl Drop for Ticket {
         let mut woken = self.queue.woken.take();
         {
             let mut entries = self.queue.entries.borrow_mut();
-            let index = entries
-                .iter()
-                .position(|entry| entry.ticket == self.ticket)
-                .expect("a ticket has its entry until it is dropped");
+            let index = Queue::position(&entries, self.ticket);
             let gone = entries.remove(index);
-            for later in index..entries.len() {
+            let waiting = &self.queue.waiting;
+            waiting.set(waiting.get() - usize::from(!gone.granted));
+            // As a rule nobody waits for anybody.
+            let first = if waiting.get() > 0 {
+                index
+            } else {
+                entries.len()
+            };
+            for later in first..entries.len() {
                 let (before, rest) = entries.split_at_mut(later);
                 let entry = &mut rest[0];
                 let concerned = !entry.granted && gone.blocks(&entry.range, entry.exclusive);
@@ -159,6 +181,7 @@ impl Drop for Ticket {
                         .any(|earlier| earlier.blocks(&entry.range, entry.exclusive))
                 {
                     entry.granted = true;
+                    waiting.set(waiting.get() - 1);
                     woken.extend(entry.waker.take());
                 }
             }
