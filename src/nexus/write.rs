@@ -53,42 +53,31 @@ impl Work {
         }
     }
 
-    /// What is asked of a child at once: a long zeroing in pieces, each of which has the I/O timeout to itself (spec G11).
-    fn pieces(&self) -> impl Iterator<Item = Self> + '_ {
-        let range = self.range();
-        let mut next = range.start;
-        std::iter::from_fn(move || {
-            let offset = next;
-            if offset >= range.end {
-                return None;
+    /// What is asked of a child at once, from `start` on: a long zeroing in pieces, each of which has the I/O timeout to
+    /// itself (spec G11).
+    fn piece(&self, start: u64) -> Range<u64> {
+        let end = self.range().end;
+        match self {
+            Self::Write { .. } => start..end,
+            Self::Zero { .. } => {
+                let next = (start / ZERO_PIECE + 1).saturating_mul(ZERO_PIECE);
+                start..next.min(end)
             }
-            match self {
-                Self::Write { .. } => {
-                    next = range.end;
-                    Some(self.clone())
-                }
-                Self::Zero { options, .. } => {
-                    next = (offset / ZERO_PIECE + 1)
-                        .saturating_mul(ZERO_PIECE)
-                        .min(range.end);
-                    Some(Self::Zero {
-                        offset,
-                        len: next - offset,
-                        options: *options,
-                    })
-                }
-            }
-        })
+        }
     }
 
-    async fn perform<D: BlockDevice>(&self, replica: &Replica<D>) -> Result<(), IoError> {
+    /// Asks a child for a piece.
+    async fn perform<D: BlockDevice>(
+        &self,
+        replica: &Replica<D>,
+        piece: Range<u64>,
+    ) -> Result<(), IoError> {
         match self {
-            Self::Write { offset, data, fua } => replica.write(*offset, data, *fua).await,
-            Self::Zero {
-                offset,
-                len,
-                options,
-            } => replica.write_zeroes(*offset, *len, *options).await,
+            Self::Write { data, fua, .. } => replica.write(piece.start, data, *fua).await,
+            Self::Zero { options, .. } => {
+                let len = piece.end - piece.start;
+                replica.write_zeroes(piece.start, len, *options).await
+            }
         }
     }
 }
@@ -288,12 +277,13 @@ impl<E: NexusEnv> Inner<E> {
     ) -> Result<(), IoError> {
         let durability = &self.children[slot].durability;
         let durable = work.is_fua().then(|| durability.write(&self.signal));
+        let Range { mut start, end } = work.range();
         let mut result = Ok(());
-        for piece in work.pieces() {
-            result = self.submitting(slot, || piece.perform(replica)).await;
-            if result.is_err() {
-                break;
-            }
+        while start < end && result.is_ok() {
+            let piece = work.piece(start);
+            start = piece.end;
+            let attempt = || work.perform(replica, piece.clone());
+            result = self.submitting(slot, attempt).await;
         }
         if let Some(durable) = durable {
             durable.ended(result);
