@@ -295,15 +295,20 @@ impl Executor {
         self.late.borrow_mut().push(Late::Run(work));
     }
 
-    /// Drops every task, whatever it waits for.
+    /// Drops every task, whatever it waits for, and those that are spawned when others are dropped.
     pub(crate) fn clear(&self) {
-        let tasks: Vec<Task> = self
-            .slots
-            .borrow_mut()
-            .iter_mut()
-            .filter_map(|slot| slot.task.take())
-            .collect();
-        drop(tasks);
+        loop {
+            let tasks: Vec<Task> = self
+                .slots
+                .borrow_mut()
+                .iter_mut()
+                .filter_map(|slot| slot.task.take())
+                .collect();
+            if tasks.is_empty() {
+                break;
+            }
+            drop(tasks);
+        }
         READY.with_borrow_mut(VecDeque::clear);
         drop(self.late.take());
         self.timers.borrow_mut().clear();

@@ -4,10 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::Future;
 use std::ops::Range;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
-
-use tokio::sync::oneshot;
 
 use super::child::Child;
 use super::chunk_set::ChunkSet;
@@ -139,6 +139,37 @@ pub(super) struct Running<E: NexusEnv> {
     inner: Rc<Inner<E>>,
 }
 
+/// A request under way. When it is dropped before its end, it becomes a task of its own: that abandons the answer only.
+struct RunsOn<E: NexusEnv> {
+    inner: Rc<Inner<E>>,
+    request: Option<Pin<Box<dyn Future<Output = Result<(), IoError>>>>>,
+}
+
+impl<E: NexusEnv> Future for RunsOn<E> {
+    type Output = Result<(), IoError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let request = self.request.as_mut();
+        let request = request.expect("a future is not polled after it has answered");
+        let answer = request.as_mut().poll(context);
+        if answer.is_ready() {
+            self.request = None;
+        }
+        answer
+    }
+}
+
+impl<E: NexusEnv> Drop for RunsOn<E> {
+    fn drop(&mut self) {
+        if let Some(request) = self.request.take() {
+            self.inner.parts.spawn.spawn(async move {
+                // Nobody wants to know any more.
+                let _ = request.await;
+            });
+        }
+    }
+}
+
 impl<E: NexusEnv> Nexus<E> {
     /// The volume's id.
     #[must_use]
@@ -189,24 +220,21 @@ impl<E: NexusEnv> Nexus<E> {
         }
     }
 
-    /// Runs a request as a task of its own, so that it goes on when the caller gives up.
-    async fn run<F>(&self, request: F) -> Result<(), IoError>
+    /// A request that goes on when the caller gives up.
+    fn run<F>(&self, request: F) -> RunsOn<E>
     where
         F: Future<Output = Result<(), IoError>> + 'static,
     {
-        let (answer, answered) = oneshot::channel();
-        self.inner.parts.spawn.spawn(async move {
-            let result = request.await;
-            // The caller may have given up; then nobody wants to know.
-            let _ = answer.send(result);
-        });
-        answered.await.unwrap_or(Err(IoError::Stopped))
+        RunsOn {
+            inner: Rc::clone(&self.inner),
+            request: Some(Box::pin(request)),
+        }
     }
 
     async fn store(&self, work: Work, running: Running<E>) -> Result<(), IoError> {
         let inner = Rc::clone(&self.inner);
-        // In the queue before the task starts: requests for one place are served in the order of submission, also
-        // when the submitter of the earlier one gives up (spec W3, W11).
+        // In the queue at once: requests for one place are served in the order of submission, also when the submitter of
+        // the earlier one gives up (spec W3, W11).
         let turn = inner.locks.exclusive(work.range());
         self.run(async move {
             let result = inner.store(work, turn).await;
@@ -415,7 +443,7 @@ impl<E: NexusEnv> BlockDevice for Nexus<E> {
     async fn flush(&self) -> Result<(), IoError> {
         let running = self.inner.admit().await?;
         let inner = Rc::clone(&self.inner);
-        // A task even on the fast path: a flush that fails unseen would let the next one lie.
+        // To its end even on the fast path: a flush that fails unseen would let the next one lie.
         self.run(async move {
             let result = inner.flush().await;
             drop(running);

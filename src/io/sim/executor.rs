@@ -180,17 +180,22 @@ impl Drop for EndOfWorld<'_> {
 impl SimNode {
     /// Ends every task of this process at once, wherever it stands.
     pub fn kill(&self) {
-        let dead: Vec<Task> = {
-            let mut tasks = self.world.tasks.borrow_mut();
-            let ids: Vec<u64> = tasks
-                .iter()
-                .filter(|(_, task)| task.group == self.group)
-                .map(|(id, _)| *id)
-                .collect();
-            ids.iter().filter_map(|id| tasks.remove(id)).collect()
-        };
-        // Dropped only now: destructors may spawn, wake and look at the world.
-        drop(dead);
+        loop {
+            let dead: Vec<Task> = {
+                let mut tasks = self.world.tasks.borrow_mut();
+                let ids: Vec<u64> = tasks
+                    .iter()
+                    .filter(|(_, task)| task.group == self.group)
+                    .map(|(id, _)| *id)
+                    .collect();
+                ids.iter().filter_map(|id| tasks.remove(id)).collect()
+            };
+            if dead.is_empty() {
+                break;
+            }
+            // Dropped only now: destructors may spawn, wake and look at the world. What they spawn dies as well.
+            drop(dead);
+        }
     }
 
     /// The world that the process lives in.
