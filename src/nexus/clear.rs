@@ -21,8 +21,6 @@ const TICK: Duration = Duration::from_secs(1);
 const IDLE_TICKS: usize = 6;
 /// Fewest looks between two flushes of our own.
 const FLUSH_TICKS: u32 = 5;
-/// When too many bits are set, one in so many is cleared at once.
-const BATCH: u64 = 8;
 /// Of the bits that the last owner left, one in so many is cleared at once as their regions are resolved, and one at least.
 const INHERITED_BATCH: u64 = 256;
 
@@ -54,18 +52,18 @@ impl<E: NexusEnv> Inner<E> {
             let found = self.intent.found_len();
             let enough = resolved_before + (found / INHERITED_BATCH).max(1);
             let resolved = || found > 0 && self.intent.resolved.get() >= enough;
-            let woken = || self.intent.crowded.get() || resolved() || !serves();
+            let woken = || self.intent.room.is_wanted() || resolved() || !serves();
             let rest = next_look.saturating_sub(clock.now());
             either(clock.sleep(rest), self.signal.until(woken)).await;
             if !serves() {
                 break;
             }
             resolved_before = self.intent.resolved.get();
-            let crowded = self.intent.crowded.replace(false);
-            self.intent.is_passing.set(true);
+            let crowded = self.intent.room.pass_begins();
             if clock.now() >= next_look {
                 next_look = clock.now() + TICK;
                 since_flush += 1;
+                self.intent.room.look();
                 marks.push_back(self.intent.now());
                 if marks.len() > IDLE_TICKS {
                     idle_since = marks.pop_front();
@@ -90,12 +88,16 @@ impl<E: NexusEnv> Inner<E> {
                 // A bit that comes back with a power cut costs the resolving of its region; while that goes on anyhow,
                 // nobody waits for the disk.
                 let fua = !crowded && self.unresolved.borrow().is_empty();
-                self.clear(&wanted, fua).await;
+                let changed = self.unset(&wanted);
+                // The next write of a page takes along what is cleared in memory, so nobody waits for this one.
+                self.intent.room.pass_ended(&self.signal);
+                if changed {
+                    self.write_back_everywhere(fua).await;
+                }
                 drop(running);
+            } else {
+                self.intent.room.pass_ended(&self.signal);
             }
-            self.intent.is_passing.set(false);
-            self.intent.passes.set(self.intent.passes.get() + 1);
-            self.signal.notify();
             if !self.has_intent() {
                 break;
             }
@@ -111,18 +113,6 @@ impl<E: NexusEnv> Inner<E> {
         let is_idle = |region: &Region| since.is_some_and(|since| region.used <= since);
         let idle = known.iter().filter(|(_, region)| is_idle(region));
         idle.map(|(region, _)| *region).collect()
-    }
-
-    /// Regions to clear when too many are set: those that were not written for the longest time.
-    fn least_recent(&self) -> Vec<u64> {
-        let limit = self.spec.borrow().policy.intent_max;
-        let count = (self.intent.len() + limit / BATCH).saturating_sub(limit);
-        let known = self.intent.regions.borrow();
-        let quiet = known.iter().filter(|(_, region)| region.writing == 0);
-        let mut quiet: Vec<(u64, u64)> = quiet.map(|(at, region)| (region.used, *at)).collect();
-        quiet.sort_unstable();
-        quiet.truncate(usize::try_from(count).unwrap_or(usize::MAX));
-        quiet.into_iter().map(|(_, region)| region).collect()
     }
 
     /// Whether no flush is needed to clear these, and those that were found.
@@ -188,12 +178,12 @@ impl<E: NexusEnv> Inner<E> {
         self.intent.found_needs.set(self.intent.next_flush());
     }
 
-    /// Clears those of the regions that may be cleared, and whatever was found and may be.
-    async fn clear(self: &Rc<Self>, wanted: &[u64], fua: bool) {
+    /// Clears in memory those of the regions that may be cleared, and whatever was found and may be. True when there was
+    /// one. Nothing is waited for between the decision and the change, so no write begins in between.
+    fn unset(&self, wanted: &[u64]) -> bool {
         if self.mode.get() != Mode::Serving || !self.is_on_one_grid() {
-            return;
+            return false;
         }
-        // From the decision to the change in memory there is no await: no write can begin in between.
         let clearable = |region: &u64| {
             let known = self.intent.regions.borrow().get(region).copied();
             known.is_some_and(|known| self.is_clearable(*region, known))
@@ -204,15 +194,17 @@ impl<E: NexusEnv> Inner<E> {
             push(&mut cleared, region..region + 1);
         }
         self.take_found(&mut cleared);
-        if cleared.is_empty() {
-            return;
-        }
         for slot in self.writers().iter() {
             if let Ok(replica) = self.children[slot].replica() {
                 let unset = |run: &Range<u64>| replica.unset(BitmapKind::Intent, run.clone());
                 cleared.iter().for_each(unset);
             }
         }
+        !cleared.is_empty()
+    }
+
+    /// Brings cleared bits to the disks of all members.
+    async fn write_back_everywhere(self: &Rc<Self>, fua: bool) {
         let operation = |slot| (slot, self.write_back(slot, fua));
         let operations = self.writers().iter().map(operation).collect();
         let outcome = self.fan_out(operations).await;

@@ -20,6 +20,7 @@ mod intent;
 mod nexus;
 mod race;
 mod read;
+mod room;
 mod write;
 
 mod fault;
