@@ -130,7 +130,10 @@ impl<E: NexusEnv> Nexus<E> {
             .spares
             .borrow_mut()
             .retain(|spare| spare.replica != Some(id));
-        inner.make_replica(slot, incoming).await
+        // Others must be able to fail while this disk is slow (spec G11).
+        drop(lock);
+        let made = inner.make_replica(slot, incoming).await?;
+        inner.take_in(id, (slot, ChildState::Blank), made).await
     }
 
     /// Brings back a member that is out of sync and not here: its replica, opened and locked again (spec A1, E6). A blank
@@ -148,40 +151,22 @@ impl<E: NexusEnv> Nexus<E> {
         let (slot, state) = inner.check_absent(id)?;
         let (identity, pool) = (incoming.identity.clone(), incoming.pool);
         // Not under the table's lock: others must be able to fail while this disk is slow (spec G11).
-        let found = inner.open_or_blank(slot, incoming).await?;
-        let lock = inner.lock_table().await;
-        inner.check_still(id, (slot, state))?;
-        let child = &inner.children[slot];
-        let replica = match found {
-            Ok(replica) => replica,
+        let made = match inner.open_or_blank(slot, incoming).await? {
+            Ok(replica) => (identity, inner.fit(slot, pool, replica).await?),
             Err(incoming) => {
+                let lock = inner.lock_table().await;
+                inner.check_still(id, (slot, state))?;
                 // Whatever it was in sync with is not in this file (spec L2).
                 let blank = |table: &mut Label| {
                     table.members[slot].state = MemberState::Blank;
                     table.members[slot].insync_id = GenerationId::nil();
                 };
                 inner.change_table(&lock, &blank).await?;
-                return inner.make_replica(slot, incoming).await;
+                drop(lock);
+                inner.make_replica(slot, incoming).await?
             }
         };
-        let refused = refusal(&inner.spec.borrow(), (Some(pool), Some(id)), &replica);
-        if let Some(reason) = refused {
-            return Err(MemberError::Refused(reason));
-        }
-        if replica.label().own_slot != slot {
-            return Err(MemberError::Refused(ANOTHER_SLOT.to_owned()));
-        }
-        let (len, shift) = {
-            let table = inner.table.borrow();
-            (table.data_len, table.region_shift)
-        };
-        let replica = Rc::new(replica);
-        let own = Rc::clone(&replica);
-        let caught_up = inner.in_time(Box::pin(async move { catch_up(&own, len, shift).await }));
-        caught_up.await?.map_err(MemberError::Label)?;
-        child.enter(identity, replica);
-        inner.touch();
-        Ok(())
+        inner.take_in(id, (slot, state), made).await
     }
 
     /// Takes a member out: commits a table without it, then wipes its label if it is here. A volume that is left with one
@@ -258,6 +243,47 @@ impl<E: NexusEnv> Inner<E> {
         is_same.then_some(()).ok_or(MemberError::AlreadyThere(id))
     }
 
+    /// The end of its coming: the member has its replica, unless something else became of it meanwhile.
+    async fn take_in(
+        self: &Rc<Self>,
+        id: ReplicaId,
+        seen: (usize, ChildState),
+        (identity, replica): (Identity, Rc<Replica<E::Disk>>),
+    ) -> Result<(), MemberError> {
+        let _lock = self.lock_table().await;
+        self.check_still(id, seen)?;
+        self.children[seen.0].enter(identity, replica);
+        self.touch();
+        Ok(())
+    }
+
+    /// Whether a replica is the one for the slot; then it gets the size of the volume, which does not change as long as
+    /// somebody may reshape it.
+    async fn fit(
+        &self,
+        slot: usize,
+        pool: PoolId,
+        replica: Replica<E::Disk>,
+    ) -> Result<Rc<Replica<E::Disk>>, MemberError> {
+        let wanted = self.children[slot].replica_id();
+        let refused = refusal(&self.spec.borrow(), (Some(pool), wanted), &replica);
+        if let Some(reason) = refused {
+            return Err(MemberError::Refused(reason));
+        }
+        if replica.label().own_slot != slot {
+            return Err(MemberError::Refused(ANOTHER_SLOT.to_owned()));
+        }
+        let (len, shift) = {
+            let table = self.table.borrow();
+            (table.data_len, table.region_shift)
+        };
+        let replica = Rc::new(replica);
+        let own = Rc::clone(&replica);
+        let caught_up = self.in_time(Box::pin(async move { catch_up(&own, len, shift).await }));
+        caught_up.await?.map_err(MemberError::Label)?;
+        Ok(replica)
+    }
+
     /// The replica that was brought; what was brought if it has to be made one.
     async fn open_or_blank(
         &self,
@@ -330,7 +356,7 @@ impl<E: NexusEnv> Inner<E> {
         self: &Rc<Self>,
         slot: usize,
         incoming: Incoming<E::Disk>,
-    ) -> Result<(), MemberError> {
+    ) -> Result<(Identity, Rc<Replica<E::Disk>>), MemberError> {
         let label = {
             let table = self.table.borrow();
             Label {
@@ -351,9 +377,7 @@ impl<E: NexusEnv> Inner<E> {
             Replica::reformat(disk, &buffers, label).await
         }));
         let replica = made.await?.map_err(MemberError::Label)?;
-        self.children[slot].enter(incoming.identity, Rc::new(replica));
-        self.touch();
-        Ok(())
+        Ok((incoming.identity, Rc::new(replica)))
     }
 
     /// B0: from a sole member on the fast path to the full path. What it has acknowledged becomes durable: the fast path

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::basics::{SIZE, filled, on_volume, read, states};
 use super::hung::{SECOND, hang, start};
+use super::members::on_part;
 use crate::io::sim::{SimFault, SimNode};
 use crate::io::{BlockDevice, Clock, IoError, Spawn};
 use crate::model::status::ReplicaState::InSync;
@@ -111,6 +112,50 @@ fn a_disk_that_hangs_while_it_is_brought_back_does_not_hold_up_a_fault() {
             assert!(attached.get().is_some(), "{moment}");
             assert_eq!(written.get(), Some(Ok(())), "G11: {moment}");
             assert_eq!(rig.committed(), [0]);
+        });
+    }
+}
+
+/// G11: wherever a disk hangs that comes back to a volume that has grown, or that joins it, another one may fail at once.
+#[test]
+fn a_disk_that_hangs_while_it_joins_does_not_hold_up_a_fault_at_all() {
+    for (moment, is_new) in moments().take(40).zip([false, true].into_iter().cycle()) {
+        let members = if is_new { 2 } else { 3 };
+        on_part(moment, (members, 3), async move |rig, node, nexus| {
+            let lost = |disk: usize, lost: bool| {
+                rig.disks[disk].set_fault(SimFault {
+                    lost,
+                    ..SimFault::default()
+                });
+            };
+            if !is_new {
+                lost(2, true);
+                nexus.write(0, &filled(4096, 1), true).await.unwrap();
+                node.sleep(SECOND).await;
+                nexus.grow(3 * SIZE).await.unwrap();
+                lost(2, false);
+            }
+            let coming = rig.candidate(2);
+            let joined = start(&node, &nexus, async move |nexus| {
+                let joined = if is_new {
+                    nexus.add_member(coming).await
+                } else {
+                    nexus.attach(coming).await
+                };
+                joined.map_err(|_| IoError::EIO)
+            });
+            node.sleep(Duration::from_micros(moment)).await;
+            hang(&rig, 2, true);
+            node.sleep(Duration::from_millis(20)).await;
+            lost(1, true);
+            let written = start(&node, &nexus, async |nexus| {
+                nexus.write(0, &filled(4096, 2), true).await
+            });
+            node.sleep(SECOND).await;
+            assert_eq!(written.get(), Some(Ok(())), "G11: {moment} {is_new}");
+            assert_eq!(rig.committed(), [0]);
+            node.sleep(20 * SECOND).await;
+            assert!(joined.get().is_some(), "{moment}");
         });
     }
 }

@@ -13,7 +13,7 @@ use crate::io::{BlockDevice, Clock};
 use crate::model::status::ReplicaState::{Blank, InSync, Stale};
 
 /// Runs a test on a volume over the first `members` of `disks` disks.
-fn on_part(
+pub(super) fn on_part(
     seed: u64,
     (members, disks): (usize, usize),
     test: impl AsyncFnOnce(Rig, SimNode, Nexus<SimEnv>) + 'static,
