@@ -143,6 +143,8 @@ fn a_member_that_was_away_gets_what_it_missed_and_nothing_else() {
         let is_clean =
             || nexus.status().unresolved_bytes == 0 && nexus.status().intent_regions == 0;
         nexus.inner.signal.until(is_clean).await;
+        // On the disks, too.
+        node.sleep(Duration::from_millis(20)).await;
         cut_off(&rig, &nexus, 1).await;
         nexus
             .write(3 * MIB - 4096, &filled(8192, 2), false)
