@@ -9,12 +9,17 @@
     reason = "raw memory that the kernel and guests write to; listed in tidy"
 )]
 
+mod payload;
+
 use std::alloc::Layout;
 use std::any::Any;
 use std::cell::RefCell;
 use std::fmt;
+use std::io;
 use std::ptr::NonNull;
 use std::rc::Rc;
+
+use payload::Payloads;
 
 /// Alignment of every private buffer, bytes: a page, which satisfies any O_DIRECT requirement in use.
 pub const PRIVATE_ALIGNMENT: usize = 4096;
@@ -64,6 +69,7 @@ enum Owner {
 #[derive(Default)]
 struct FreeLists {
     classes: RefCell<[Vec<NonNull<u8>>; CLASSES]>,
+    payloads: Payloads,
 }
 
 /// Recycles page-aligned private buffers of one thread.
@@ -73,6 +79,18 @@ pub struct BufferPool {
 }
 
 impl BufferPool {
+    /// A pool whose [`BufferPool::payload`] is memory that `register` has registered, under the number that it answers,
+    /// for as long as there are buffers of the pool.
+    pub(crate) fn registered(register: impl Fn(Segment) -> io::Result<u16> + 'static) -> Self {
+        let payloads = Payloads::new(Box::new(register));
+        Self {
+            lists: Rc::new(FreeLists {
+                classes: RefCell::default(),
+                payloads,
+            }),
+        }
+    }
+
     /// A private buffer of `len` bytes with unspecified (but initialised) contents, aligned to [`PRIVATE_ALIGNMENT`].
     ///
     /// # Panics
@@ -80,7 +98,10 @@ impl BufferPool {
     #[must_use]
     pub fn get(&self, len: usize) -> IoBuffer {
         let layout = FreeLists::layout(len);
-        let base = self.lists.take(layout);
+        self.wrap(self.lists.take(layout), layout, len, None)
+    }
+
+    fn wrap(&self, base: NonNull<u8>, layout: Layout, len: usize, number: Option<u16>) -> IoBuffer {
         let segments = Segments::One(Segment {
             base: base.as_ptr(),
             len,
@@ -93,10 +114,25 @@ impl BufferPool {
             memory: Rc::new(Memory {
                 segments,
                 owner,
-                number: None,
+                number,
             }),
             start: 0,
             len,
+        }
+    }
+
+    /// A private buffer for data on its way, as [`BufferPool::get`]; if there is one, of memory that is registered with the
+    /// ring of the thread's reactor.
+    ///
+    /// # Panics
+    /// When the machine is out of memory.
+    #[must_use]
+    pub fn payload(&self, len: usize) -> IoBuffer {
+        let layout = FreeLists::layout(len);
+        let class = FreeLists::class(layout);
+        match class.and_then(|class| self.lists.payloads.take(class)) {
+            Some((base, number)) => self.wrap(base, layout, len, Some(number)),
+            None => self.get(len),
         }
     }
 
@@ -174,7 +210,10 @@ impl Drop for Memory {
             (&self.owner, &self.segments)
             && let Some(base) = NonNull::new(segment.base)
         {
-            pool.put(base, *layout);
+            match (self.number, FreeLists::class(*layout)) {
+                (Some(number), Some(class)) => pool.payloads.put(class, base, number),
+                _ => pool.put(base, *layout),
+            }
         }
     }
 }
@@ -398,58 +437,4 @@ impl fmt::Debug for IoBuffer {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn scattered(pieces: &[usize]) -> IoBuffer {
-        let mut storage: Vec<Vec<u8>> = pieces.iter().map(|len| vec![0; *len]).collect();
-        let segments = storage
-            .iter_mut()
-            .map(|v| Segment {
-                base: v.as_mut_ptr(),
-                len: v.len(),
-            })
-            .collect();
-        // SAFETY: the vectors move into `keep`, which does not move their heap memory, and nobody else uses them.
-        unsafe { IoBuffer::from_foreign(segments, Rc::new(storage)) }
-    }
-
-    #[test]
-    fn slices_and_copies_cross_segment_borders() {
-        let source = scattered(&[3, 5, 1, 7]);
-        let bytes: Vec<u8> = (1..=16).collect();
-        source.write_at(0, &bytes);
-        let target = scattered(&[6, 10]);
-        target.copy_from(&source);
-        assert_eq!(target.to_vec(), bytes);
-        assert_eq!(target.slice(4, 7).to_vec(), bytes[4..11]);
-        assert_eq!(target.slice(16, 0).to_vec(), Vec::<u8>::new());
-        assert!(!target.is_zero());
-        target.fill(0);
-        assert!(target.is_zero());
-    }
-
-    #[test]
-    fn private_buffers_are_aligned_and_recycled() {
-        let pool = BufferPool::default();
-        let first = pool.get(5000);
-        assert!(first.is_aligned(PRIVATE_ALIGNMENT, 1) && first.is_private());
-        let address = first.segments().next().map(|s| s.base.addr());
-        drop(first);
-        assert_eq!(
-            pool.get(8192).segments().next().map(|s| s.base.addr()),
-            address
-        );
-    }
-
-    #[test]
-    fn a_clone_keeps_the_memory_from_being_recycled() {
-        let pool = BufferPool::default();
-        let first = pool.copy_of(b"first");
-        let kept = first.clone();
-        drop(first);
-        let second = pool.get(4096);
-        second.fill(9);
-        assert_eq!(kept.to_vec(), b"first");
-    }
-}
+mod tests;

@@ -164,10 +164,17 @@ struct Shared {
 impl Local {
     fn new(mailbox: &Arc<Mailbox>, polling: Polling) -> io::Result<Self> {
         let doorbell = Arc::clone(mailbox);
+        let ring = Rc::new(Ring::new()?);
+        // Weak: what is under way holds buffers, and a ring that ends waits for it.
+        let registrar = Rc::downgrade(&ring);
+        let register = move |chunk: Segment| match registrar.upgrade() {
+            Some(ring) => ring.pin_for_good(chunk),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        };
         let shared = Shared {
-            ring: Rc::new(Ring::new()?),
+            ring,
             executor: Executor::new(Box::new(move || doorbell.ring())),
-            buffers: BufferPool::default(),
+            buffers: BufferPool::registered(register),
             spinner: Spinner::new(polling),
             doors: Doors::default(),
             epoch: monotonic(),

@@ -151,7 +151,7 @@ impl<E: NexusEnv> Race<E> {
         };
         self.tried.insert(slot);
         let len = usize::try_from(range.end - range.start).expect("a request fits memory");
-        let buffer = inner.parts.buffers.get(len);
+        let buffer = inner.parts.buffers.payload(len);
         let read = inner.read_on(slot, range.start, buffer.clone());
         *place = Some(Runner { slot, buffer, read });
         let hedge = inner.spec.borrow().policy.timeouts.read_hedge;

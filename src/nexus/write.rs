@@ -141,7 +141,7 @@ impl<E: NexusEnv> Inner<E> {
     pub(super) fn with_private_payload(&self, work: Work) -> Work {
         match work {
             Work::Write { offset, data, fua } if !self.parts.breaks(Mutant::NoPrivateCopy) => {
-                let copy = self.parts.buffers.get(data.len());
+                let copy = self.parts.buffers.payload(data.len());
                 copy.copy_from(&data);
                 Work::Write {
                     offset,

@@ -47,11 +47,24 @@ impl Ring {
             number,
         };
         // When it fails, dropping gives the number back.
-        self.put(&pinned, memory)?;
+        self.put(number, memory)?;
         Ok(pinned)
     }
 
-    fn put(&self, pinned: &Pinned, memory: Segment) -> io::Result<()> {
+    /// The same until the ring ends.
+    ///
+    /// # Errors
+    /// As [`Ring::pin`].
+    pub(crate) fn pin_for_good(&self, memory: Segment) -> io::Result<u16> {
+        let number = self.pins.take(&self.uring.borrow())?;
+        let registered = self.put(number, memory);
+        if registered.is_err() {
+            self.pins.give_back(number);
+        }
+        registered.map(|()| number)
+    }
+
+    fn put(&self, number: u16, memory: Segment) -> io::Result<()> {
         let iovec = libc::iovec {
             iov_base: memory.base.cast(),
             iov_len: memory.len,
@@ -62,7 +75,7 @@ impl Ring {
         unsafe {
             uring
                 .submitter()
-                .register_buffers_update(pinned.number.into(), &[iovec], None)
+                .register_buffers_update(number.into(), &[iovec], None)
         }
     }
 }
@@ -95,7 +108,7 @@ impl Drop for Pinned {
             len: 0,
         };
         // A number that the kernel does not let go of is not used again.
-        if self.ring.put(self, nothing).is_ok() {
+        if self.ring.put(self.number, nothing).is_ok() {
             self.ring.pins.give_back(self.number);
         }
     }
