@@ -27,12 +27,8 @@ pub(super) async fn nothing() -> Problem {
 }
 
 pub(super) async fn metrics(State(api): State<Api>) -> Response {
-    match api.metrics.text() {
-        Ok(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
-        Err(error) => {
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response()
-        }
-    }
+    let text = api.metrics.text();
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
 }
 
 /// Ready once the first pass has ended: everything that can be there is there.
@@ -45,7 +41,7 @@ async fn ready(State(api): State<Api>) -> Response {
 }
 
 pub(super) async fn status(State(api): State<Api>) -> Response {
-    Json(&api.reconcile.snapshot().status).into_response()
+    Json(&*api.reconcile.snapshot().status).into_response()
 }
 
 async fn show(State(api): State<Api>) -> Html<String> {

@@ -1,179 +1,30 @@
-//! From a reading to families.
-
-use std::collections::{BTreeMap, HashMap};
-use std::fmt;
-
-use prometheus::core::{Collector, Desc};
-use prometheus::proto::{
-    Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
-};
+//! From a reading to series.
 
 use super::families::{self as family, Family};
-use super::reading::{HistogramReading, OperationReading, Reading};
+use super::reading::{OperationReading, Reading};
+use super::series::Series;
 use super::{VolumeReading, process};
 use crate::model::status::{PoolState, ReplicaState, Truth, VolumeStatus};
 
-/// Gives a reading without waiting.
-pub(super) type Read = Box<dyn Fn() -> Reading + Send + Sync>;
-
-/// The one collector of the registry.
-pub(super) struct Collected {
-    descriptions: Vec<Desc>,
-    read: Read,
-}
-
-impl Collected {
-    pub(super) fn new(read: Read) -> Self {
-        let describe = |family: &Family| {
-            Desc::new(
-                family.name.to_owned(),
-                family.help.to_owned(),
-                Vec::new(),
-                HashMap::new(),
-            )
-            .expect("names and helps of families are constants, and a test describes them all")
-        };
-        Self {
-            descriptions: family::ALL.iter().map(describe).collect(),
-            read,
-        }
+/// Every series of a reading.
+pub(super) fn collect(reading: &Reading) -> Series {
+    let mut series = Series::default();
+    daemon(&mut series, reading);
+    config(&mut series, reading);
+    reconcile(&mut series, reading);
+    pools(&mut series, reading);
+    for volume in &reading.status.volumes {
+        volume_status(&mut series, reading, volume);
     }
-}
-
-impl fmt::Debug for Collected {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Collected").finish_non_exhaustive()
+    for volume in &reading.volumes {
+        volume_counters(&mut series, volume);
+        copies(&mut series, volume);
     }
-}
-
-impl Collector for Collected {
-    fn desc(&self) -> Vec<&Desc> {
-        self.descriptions.iter().collect()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        let reading = (self.read)();
-        let mut series = Series::default();
-        daemon(&mut series, &reading);
-        config(&mut series, &reading);
-        reconcile(&mut series, &reading);
-        pools(&mut series, &reading);
-        for volume in &reading.status.volumes {
-            volume_status(&mut series, &reading, volume);
-        }
-        for volume in &reading.volumes {
-            volume_counters(&mut series, volume);
-            copies(&mut series, volume);
-        }
-        let bytes = reading
-            .status
-            .quarantine
-            .iter()
-            .map(|e| e.allocated_bytes)
-            .sum();
-        series.number(
-            family::QUARANTINED_VOLUMES,
-            &[],
-            count(reading.status.quarantine.len()),
-        );
-        series.number(family::QUARANTINED_BYTES, &[], bytes);
-        series.into_families()
-    }
-}
-
-type Label<'a> = (&'a str, &'a str);
-
-/// Series by family; a family without series does not appear.
-#[derive(Default)]
-struct Series {
-    families: BTreeMap<&'static str, (Family, Vec<Metric>)>,
-}
-
-impl Series {
-    fn push(&mut self, family: Family, labels: &[Label<'_>], mut metric: Metric) {
-        let pairs = labels.iter().map(|(name, value)| {
-            let mut pair = LabelPair::default();
-            pair.set_name((*name).to_owned());
-            pair.set_value((*value).to_owned());
-            pair
-        });
-        metric.set_label(pairs.collect());
-        let entry = self.families.entry(family.name);
-        entry.or_insert_with(|| (family, Vec::new())).1.push(metric);
-    }
-
-    fn value(&mut self, family: Family, labels: &[Label<'_>], value: f64) {
-        let mut metric = Metric::default();
-        if family.kind == MetricType::COUNTER {
-            let mut counter = Counter::default();
-            counter.set_value(value);
-            metric.set_counter(counter);
-        } else {
-            let mut gauge = Gauge::default();
-            gauge.set_value(value);
-            metric.set_gauge(gauge);
-        }
-        self.push(family, labels, metric);
-    }
-
-    #[allow(
-        clippy::cast_precision_loss,
-        reason = "every number is a float in Prometheus"
-    )]
-    fn number(&mut self, family: Family, labels: &[Label<'_>], value: u64) {
-        self.value(family, labels, value as f64);
-    }
-
-    fn flag(&mut self, family: Family, labels: &[Label<'_>], value: bool) {
-        self.number(family, labels, u64::from(value));
-    }
-
-    /// One series per state: 1 for the current one.
-    fn states<'a>(
-        &mut self,
-        family: Family,
-        labels: &[Label<'_>],
-        states: impl IntoIterator<Item = (&'a str, bool)>,
-    ) {
-        for (state, is_current) in states {
-            let mut labels = labels.to_vec();
-            labels.push(("state", state));
-            self.flag(family, &labels, is_current);
-        }
-    }
-
-    fn histogram(&mut self, family: Family, labels: &[Label<'_>], reading: &HistogramReading) {
-        let mut total = 0;
-        let mut buckets = Vec::new();
-        for (bound, count) in reading.bounds.iter().zip(&reading.buckets) {
-            total += count;
-            let mut bucket = Bucket::default();
-            bucket.set_upper_bound(*bound);
-            bucket.set_cumulative_count(total);
-            buckets.push(bucket);
-        }
-        let beyond = reading.buckets.iter().skip(reading.bounds.len());
-        total += beyond.sum::<u64>();
-        let mut histogram = Histogram::default();
-        histogram.set_bucket(buckets);
-        histogram.set_sample_count(total);
-        histogram.set_sample_sum(reading.sum);
-        let mut metric = Metric::default();
-        metric.set_histogram(histogram);
-        self.push(family, labels, metric);
-    }
-
-    fn into_families(self) -> Vec<MetricFamily> {
-        let families = self.families.into_values().map(|(family, metrics)| {
-            let mut proto = MetricFamily::default();
-            proto.set_name(family.name.to_owned());
-            proto.set_help(family.help.to_owned());
-            proto.set_field_type(family.kind);
-            proto.set_metric(metrics);
-            proto
-        });
-        families.collect()
-    }
+    let quarantine = &reading.status.quarantine;
+    let bytes = quarantine.iter().map(|e| e.allocated_bytes).sum();
+    series.number(family::QUARANTINED_VOLUMES, &[], count(quarantine.len()));
+    series.number(family::QUARANTINED_BYTES, &[], bytes);
+    series
 }
 
 fn daemon(series: &mut Series, reading: &Reading) {

@@ -1,6 +1,15 @@
 //! Every family: name, type, help. `docs/metrics.md` describes the same ones; a test and `cargo xtask tidy` compare.
 
-use prometheus::proto::MetricType;
+/// What sort of series a family has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A number that goes up and down.
+    Gauge,
+    /// A number that only goes up while the daemon runs.
+    Counter,
+    /// Counts of observations by their size.
+    Histogram,
+}
 
 /// A family of series.
 #[derive(Clone, Copy, Debug)]
@@ -8,23 +17,23 @@ pub struct Family {
     /// Its name.
     pub name: &'static str,
     /// What sort of series it has.
-    pub kind: MetricType,
+    pub kind: Kind,
     /// What it says, in a sentence.
     pub help: &'static str,
 }
 
 const fn gauge(name: &'static str, help: &'static str) -> Family {
-    let kind = MetricType::GAUGE;
+    let kind = Kind::Gauge;
     Family { name, kind, help }
 }
 
 const fn counter(name: &'static str, help: &'static str) -> Family {
-    let kind = MetricType::COUNTER;
+    let kind = Kind::Counter;
     Family { name, kind, help }
 }
 
 const fn histogram(name: &'static str, help: &'static str) -> Family {
-    let kind = MetricType::HISTOGRAM;
+    let kind = Kind::Histogram;
     Family { name, kind, help }
 }
 

@@ -1,4 +1,4 @@
-//! What Prometheus scrapes: a registry with one collector that makes every family from a reading taken at the scrape.
+//! What Prometheus scrapes: every series made from a reading that is taken at the scrape.
 //!
 //! Nothing is kept between scrapes, so the series of an object go with the object. Must never wait: a reading is
 //! plain data that somebody else has at hand. Families are listed in [`families`], described in `docs/metrics.md`.
@@ -7,41 +7,44 @@ mod collector;
 pub mod families;
 mod process;
 pub mod reading;
+mod series;
 
-use prometheus::{Registry, TextEncoder};
+use std::fmt;
+use std::sync::Arc;
 
 pub use reading::{OperationReading, Reading, VolumeReading};
 
 /// The text format's content type.
-pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
 
-/// The registry of one daemon; clones share it.
-#[derive(Clone, Debug)]
+/// Gives a reading without waiting.
+type Read = dyn Fn() -> Reading + Send + Sync;
+
+/// The metrics of one daemon; clones share them.
+#[derive(Clone)]
 pub struct Metrics {
-    registry: Registry,
+    read: Arc<Read>,
 }
 
 impl Metrics {
-    /// A registry whose values come from `read`, which is called at every scrape and may not wait.
-    ///
-    /// # Panics
-    /// Never: the registry is new, so its only collector can't clash.
+    /// Metrics whose values come from `read`, which is called at every scrape and may not wait.
     #[must_use]
     pub fn new(read: impl Fn() -> Reading + Send + Sync + 'static) -> Self {
-        let registry = Registry::new();
-        let collector = collector::Collected::new(Box::new(read));
-        registry
-            .register(Box::new(collector))
-            .expect("the first collector of a registry can't clash");
-        Self { registry }
+        Self {
+            read: Arc::new(read),
+        }
     }
 
     /// All series, in the text format.
-    ///
-    /// # Errors
-    /// A family that the encoder refuses: a bug.
-    pub fn text(&self) -> prometheus::Result<String> {
-        TextEncoder::new().encode_to_string(&self.registry.gather())
+    #[must_use]
+    pub fn text(&self) -> String {
+        collector::collect(&(self.read)()).into_text()
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
     }
 }
 

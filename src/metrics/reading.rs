@@ -1,5 +1,7 @@
 //! Plain data that the families are made from.
 
+use std::sync::Arc;
+
 use crate::model::status::NodeStatus;
 use crate::model::{PoolName, VolumeName};
 
@@ -7,7 +9,7 @@ use crate::model::{PoolName, VolumeName};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reading {
     /// Pools, volumes, replicas, quarantine.
-    pub status: NodeStatus,
+    pub status: Arc<NodeStatus>,
     /// Every state that a volume can have: as the status says it, and as the label says it.
     pub volume_states: Vec<(String, &'static str)>,
     /// Counters of the volumes.

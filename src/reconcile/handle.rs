@@ -33,7 +33,7 @@ pub struct Config {
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     /// For `/v1/status`.
-    pub status: NodeStatus,
+    pub status: Arc<NodeStatus>,
     /// What is left to do.
     pub plan: PlanReport,
     /// Whether a pass has ended with nothing under way since the daemon started.

@@ -14,8 +14,7 @@ use super::handle::{Answer, Command, Config, Handle, Refusal, Snapshot, Stats};
 use super::plan::{Removals, plan};
 use super::records::Records;
 use super::report::PlanReport;
-use super::state::{Event, VolumeState};
-use super::status::{self, Moment, VolumeFacts};
+use super::state::Event;
 use super::step::{Goal, Plan, VolumePlan};
 use crate::model::fault::Fault;
 use crate::model::observed::{Observed, ObservedQuarantine};
@@ -43,7 +42,7 @@ pub fn start(node: &NodeName, work: Work, times: Times) -> Handle {
         quarantine: Vec::new(),
     };
     let snapshot = Snapshot {
-        status,
+        status: Arc::new(status),
         plan: PlanReport::default(),
         settled: false,
         stats: Stats::default(),
@@ -57,6 +56,7 @@ pub fn start(node: &NodeName, work: Work, times: Times) -> Handle {
         times,
         started: (times.monotonic)(),
         config: None,
+        config_error: None,
         generation: watch::Sender::new(0),
         removals: Removals::default(),
         records: Records {
@@ -82,6 +82,8 @@ struct Reconciler {
     times: Times,
     started: Instant,
     config: Option<Config>,
+    /// What is wrong with the files on disk.
+    config_error: Option<String>,
     /// Counts configurations and commands; an actor that sees it move stops between two steps.
     generation: watch::Sender<u64>,
     removals: Removals,
@@ -159,10 +161,10 @@ impl Reconciler {
                 tracing::info!(generation = config.generation, hash = %config.hash, "configuration is in force");
                 self.configure_node(config.desired.policy);
                 self.config = Some(*config);
-                self.snapshot.status.config_error = None;
+                self.config_error = None;
                 self.restart();
             }
-            Command::ConfigError(error) => self.snapshot.status.config_error = error,
+            Command::ConfigError(error) => self.config_error = error,
             Command::Kick => self.records.reset_backoffs(),
             Command::Plan(candidate, answer) => {
                 // Whoever asked may have gone; so below.
@@ -392,69 +394,6 @@ impl Reconciler {
         }
     }
 
-    /// Conditions and status.
-    fn say(&mut self, config: &Config, plan: &Plan, observed: &Observed) {
-        let moment = Moment {
-            time: self.times.now_text(),
-            generation: config.generation,
-        };
-        let status = &mut self.snapshot.status;
-        status.generation = config.generation;
-        status.config_hash.clone_from(&config.hash);
-        status.config_applied_at = Some(config.applied_at.clone());
-        status.quarantine = status::quarantine(observed);
-        self.say_pools(config, plan, observed, &moment);
-        self.say_volumes(config, plan, observed, &moment);
-        self.snapshot.plan = PlanReport::new(plan, observed);
-    }
-
-    fn say_pools(&mut self, config: &Config, plan: &Plan, observed: &Observed, moment: &Moment) {
-        let mut pools = Vec::new();
-        for (name, planned) in &plan.pools {
-            let mut record = self.records.pools.remove(name).unwrap_or_default();
-            let there = observed.pools.get(name);
-            let failure = record.failure.as_ref();
-            let statements = status::pool_statements(there, failure, &planned.blocked);
-            let changed = record.conditions.set(statements, moment);
-            self.records
-                .tell_statements(&format!("pool.{name}"), &changed, &moment.time);
-            let conditions = record.conditions.list();
-            pools.push(status::pool_status(
-                name,
-                &config.desired,
-                there,
-                conditions,
-            ));
-            self.records.pools.insert(name.clone(), record);
-        }
-        self.snapshot.status.pools = pools;
-    }
-
-    fn say_volumes(&mut self, config: &Config, plan: &Plan, observed: &Observed, moment: &Moment) {
-        let mut volumes = Vec::new();
-        let names: Vec<VolumeName> = self.records.volumes.keys().cloned().collect();
-        for name in names {
-            let mut record = self.records.volumes.remove(&name).unwrap_or_default();
-            let facts = VolumeFacts {
-                name: &name,
-                wanted: config.desired.volumes.get(&name),
-                observed: observed.volumes.get(&name),
-                plan: plan.volumes.get(&name),
-                state: record.state,
-                failure: record.record.failure.as_ref(),
-                failures: record.record.backoff.failures(),
-            };
-            let changed = record.record.conditions.set(facts.statements(), moment);
-            self.records
-                .tell_statements(&format!("volume.{name}"), &changed, &moment.time);
-            if record.state != VolumeState::Deleted {
-                volumes.push(facts.status(record.record.conditions.list()));
-            }
-            self.records.volumes.insert(name, record);
-        }
-        self.snapshot.status.volumes = volumes;
-    }
-
     fn count(&mut self, took: Duration) {
         let failed = self.records.has_failures();
         let busy = self.records.is_busy();
@@ -477,5 +416,6 @@ fn waits(volume: &VolumePlan, plan: &Plan) -> bool {
     before.any(|other| !other.steps.is_empty())
 }
 
+mod say;
 #[cfg(test)]
 mod tests;

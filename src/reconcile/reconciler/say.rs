@@ -1,0 +1,96 @@
+//! What the reconciler says after a pass: conditions, status, and the plan that is left.
+
+use std::sync::Arc;
+
+use super::Reconciler;
+use crate::model::VolumeName;
+use crate::model::observed::Observed;
+use crate::model::status::{NodeStatus, PoolStatus, VolumeStatus};
+use crate::reconcile::handle::Config;
+use crate::reconcile::report::PlanReport;
+use crate::reconcile::state::VolumeState;
+use crate::reconcile::status::{self, Moment, VolumeFacts};
+use crate::reconcile::step::Plan;
+
+impl Reconciler {
+    /// Conditions and status.
+    pub(super) fn say(&mut self, config: &Config, plan: &Plan, observed: &Observed) {
+        let moment = Moment {
+            time: self.times.now_text(),
+            generation: config.generation,
+        };
+        // Made anew and shared: who reads it keeps the one that was there.
+        let before = Arc::clone(&self.snapshot.status);
+        self.snapshot.status = Arc::new(NodeStatus {
+            generation: config.generation,
+            config_hash: config.hash.clone(),
+            config_applied_at: Some(config.applied_at.clone()),
+            config_error: self.config_error.clone(),
+            node: before.node.clone(),
+            version: before.version.clone(),
+            pools: self.say_pools(config, plan, observed, &moment),
+            volumes: self.say_volumes(config, plan, observed, &moment),
+            quarantine: status::quarantine(observed),
+        });
+        self.snapshot.plan = PlanReport::new(plan, observed);
+    }
+
+    fn say_pools(
+        &mut self,
+        config: &Config,
+        plan: &Plan,
+        observed: &Observed,
+        moment: &Moment,
+    ) -> Vec<PoolStatus> {
+        let mut pools = Vec::new();
+        for (name, planned) in &plan.pools {
+            let mut record = self.records.pools.remove(name).unwrap_or_default();
+            let there = observed.pools.get(name);
+            let failure = record.failure.as_ref();
+            let statements = status::pool_statements(there, failure, &planned.blocked);
+            let changed = record.conditions.set(statements, moment);
+            self.records
+                .tell_statements(&format!("pool.{name}"), &changed, &moment.time);
+            let conditions = record.conditions.list();
+            pools.push(status::pool_status(
+                name,
+                &config.desired,
+                there,
+                conditions,
+            ));
+            self.records.pools.insert(name.clone(), record);
+        }
+        pools
+    }
+
+    fn say_volumes(
+        &mut self,
+        config: &Config,
+        plan: &Plan,
+        observed: &Observed,
+        moment: &Moment,
+    ) -> Vec<VolumeStatus> {
+        let mut volumes = Vec::new();
+        let names: Vec<VolumeName> = self.records.volumes.keys().cloned().collect();
+        for name in names {
+            let mut record = self.records.volumes.remove(&name).unwrap_or_default();
+            let facts = VolumeFacts {
+                name: &name,
+                wanted: config.desired.volumes.get(&name),
+                observed: observed.volumes.get(&name),
+                plan: plan.volumes.get(&name),
+                state: record.state,
+                failure: record.record.failure.as_ref(),
+                failures: record.record.backoff.failures(),
+            };
+            let changed = record.record.conditions.set(facts.statements(), moment);
+            self.records
+                .tell_statements(&format!("volume.{name}"), &changed, &moment.time);
+            if record.state != VolumeState::Deleted {
+                volumes.push(facts.status(record.record.conditions.list()));
+            }
+            self.records.volumes.insert(name, record);
+        }
+        volumes
+    }
+}
