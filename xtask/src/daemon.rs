@@ -42,6 +42,12 @@ pub(crate) fn build() -> Result<PathBuf> {
     built(&[], "volund")
 }
 
+/// The daemon as users build it: the one to measure.
+pub(crate) fn build_release() -> Result<PathBuf> {
+    shell::run(shell::cargo().args(["build", "--quiet", "--release", "--bin=volund"]))?;
+    Ok(shell::root().join("target/release/volund"))
+}
+
 /// The daemon with the feature that plants bugs.
 pub(crate) fn build_mutants() -> Result<PathBuf> {
     built(&["--features", "mutants"], "volund-mutants")

@@ -19,6 +19,7 @@ mod fuzz;
 mod guest;
 mod judges;
 mod packages;
+mod process;
 mod shell;
 mod shows;
 mod sim;
@@ -30,7 +31,7 @@ use anyhow::{Result, bail};
 
 const USAGE: &str = "usage: cargo xtask <task>
 
-  bench     speed against qemu-storage-daemon and fio in interleaved rounds; `bench idle`
+  bench     speed against qemu-storage-daemon and fio in interleaved rounds; `bench idle`, `bench scale`
   check     formatting, clippy, fast tests, tidy, docs: what guards main, in under 2 minutes
   demo      the main job from end to end, told as it goes
   fuzz      libFuzzer on the parsers of outside bytes

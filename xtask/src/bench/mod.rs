@@ -4,6 +4,7 @@
 //! the files they work on; `contenders` are the processes; `rounds` plays them, `sample` is one measurement; `stats` has
 //! medians, paired ratios with their interval and the judgement of a ratio; `report` prints, `plot` draws; `shows` judges; `guard`
 //! compares with the previous commit.
+//! Apart from them: `scale`, what many volumes cost.
 
 mod cases;
 mod contenders;
@@ -14,6 +15,7 @@ mod programs;
 mod report;
 mod rounds;
 mod sample;
+pub(crate) mod scale;
 pub(crate) mod shows;
 pub(crate) mod stats;
 mod store;
@@ -34,6 +36,7 @@ use crate::shell;
 const USAGE: &str = "usage: cargo xtask bench [CASE...] [options]; without a case, all of them
        cargo xtask bench idle
        cargo xtask bench --guard [--against REV] [--counts]
+       cargo xtask bench scale [--volumes 1,10,100,1000] [--mirrored]: what many volumes cost
 
   --list             the cases
   --prepare          only build, install and write the files that the cases need
@@ -90,6 +93,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     match args.first().map(String::as_str) {
         Some("idle") => return crate::shows::bench_idle(args),
         Some("--guard") => return guard::run(&args[1..]),
+        Some("scale") => return scale::run(&args[1..]),
         Some("--list") => {
             for case in CASES {
                 println!("{:22} {}", case.name, case.about);
