@@ -48,8 +48,8 @@ impl Engine {
         if !is_memory_only {
             self.shared.store.end_creation(id).await?;
         }
-        for pool in &spec.replicas {
-            self.look_into(pool).await?;
+        for (pool, replica) in &replicas {
+            self.look_at(pool, *replica).await?;
         }
         tracing::info!(volume = %name, %id, size = %spec.size, "created");
         Ok(())

@@ -17,27 +17,41 @@ pub(super) struct Found {
 impl Found {
     pub(super) fn new(files: Vec<FoundReplica>) -> Self {
         let mut found = Self::default();
-        for (index, file) in files.iter().enumerate() {
-            let replica = file.place.replica();
-            found.by_replica.entry(replica).or_default().push(index);
-            let label = file.label.as_ref();
-            let mut volumes: Vec<VolumeId> = label.map(|l| l.volume).into_iter().collect();
-            let mut names: Vec<&VolumeName> = label.map(|l| &l.name).into_iter().collect();
-            if let Place::Quarantined(name) = &file.place {
-                volumes.push(name.volume_id);
-                names.push(&name.volume);
-            }
-            volumes.dedup();
-            names.dedup();
-            for volume in volumes {
-                found.by_volume.entry(volume).or_default().push(index);
-            }
-            for name in names {
-                found.by_name.entry(name.clone()).or_default().push(index);
-            }
-        }
-        found.files = files;
+        files.into_iter().for_each(|file| found.add(file));
         found
+    }
+
+    /// Adds a file, or what is known of it now if it is there already.
+    pub(super) fn put(&mut self, file: FoundReplica) {
+        if self.of_replica(file.place.replica()).next().is_none() {
+            return self.add(file);
+        }
+        let files = std::mem::take(&mut self.files).into_iter();
+        let others = files.filter(|known| known.place != file.place);
+        *self = Self::new(others.collect());
+        self.add(file);
+    }
+
+    fn add(&mut self, file: FoundReplica) {
+        let index = self.files.len();
+        let label = file.label.as_ref();
+        let mut volumes: Vec<VolumeId> = label.map(|l| l.volume).into_iter().collect();
+        let mut names: Vec<&VolumeName> = label.map(|l| &l.name).into_iter().collect();
+        if let Place::Quarantined(name) = &file.place {
+            volumes.push(name.volume_id);
+            names.push(&name.volume);
+        }
+        volumes.dedup();
+        names.dedup();
+        for volume in volumes {
+            self.by_volume.entry(volume).or_default().push(index);
+        }
+        for name in names {
+            self.by_name.entry(name.clone()).or_default().push(index);
+        }
+        let replica = file.place.replica();
+        self.by_replica.entry(replica).or_default().push(index);
+        self.files.push(file);
     }
 
     /// All of them.

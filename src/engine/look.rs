@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::engine::Engine;
 use super::error::EngineError;
 use super::found::Found;
-use crate::model::PoolName;
 use crate::model::observed::Problem;
+use crate::model::{PoolName, ReplicaId};
 use crate::pool::{Pool, PoolError, Survey};
 
 /// The looks into one pool. At a start a thousand volumes want to know what is in it at the same time: who asks while a look
@@ -36,6 +36,12 @@ impl Default for Ended {
 }
 
 impl Looks {
+    /// How many have begun.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
+    }
+
     /// The result of a look that begins after this call does.
     async fn share(
         &self,
@@ -88,6 +94,23 @@ impl Engine {
         }
         self.touch();
         result
+    }
+
+    /// Looks at one file of a pool, which was just made.
+    ///
+    /// # Errors
+    /// When the disk does not answer.
+    pub(super) async fn look_at(
+        &self,
+        name: &PoolName,
+        replica: ReplicaId,
+    ) -> Result<(), EngineError> {
+        let found = self.open_one(name)?.find(replica).await?;
+        if let (Some(entry), Some(found)) = (self.pools().get_mut(name), found) {
+            entry.found.put(found);
+        }
+        self.touch();
+        Ok(())
     }
 
     /// Reads again how full a pool is and how large its files are, in one go however many there are.

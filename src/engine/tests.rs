@@ -15,6 +15,7 @@ use crate::units::{Bytes, MIB};
 use crate::volume::Request;
 
 mod identity;
+mod many;
 mod members;
 mod why;
 

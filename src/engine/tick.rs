@@ -29,7 +29,8 @@ pub(super) fn start(engine: &Engine) {
 }
 
 impl Engine {
-    async fn look_around(&self) {
+    /// Looks once at everything.
+    pub(super) async fn look_around(&self) {
         let names: Vec<PoolName> = self.pools().keys().cloned().collect();
         let mut pools = tokio::task::JoinSet::new();
         for name in names {

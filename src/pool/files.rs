@@ -78,9 +78,10 @@ pub(super) async fn create(
     let folder = directory.replicas();
     let name = replica.to_string();
     let path = folder.join(&name);
-    // One at a time, so that two creations can't both count on the same free space.
-    let _turn = directory.allocating.lock().await;
     let needed = if thin { THIN_LEN } else { len };
+    // One at a time, so that two creations can't both count on the same free space; what makes them durable is done for
+    // many at a time.
+    let taking = directory.allocating.lock().await;
     check_space(&directory, needed, reserve)?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::DIRECT;
     let fd = folder
@@ -92,15 +93,19 @@ pub(super) async fn create(
                 .map_err(|error| Fault::io("switch copy-on-write off for", &path, error))?;
         }
         directory::alignment(&fd, &path)?;
-        allocate(fd, len, thin).await.map_err(|error| {
+        let failed = |error: io::Error| {
             if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) {
                 return no_space(&directory, needed, reserve);
             }
             Fault::io("allocate", &path, error)
-        })?;
+        };
+        let file = allocate(fd, len, thin).await.map_err(failed)?;
+        drop(taking);
         if is_planted(CREATION_UNSYNCED) {
-            return Ok(());
+            return file.close().await.map_err(failed);
         }
+        file.sync_all().await.map_err(failed)?;
+        file.close().await.map_err(failed)?;
         folder.sync().await
     }
     .await;
@@ -111,7 +116,7 @@ pub(super) async fn create(
     made
 }
 
-async fn allocate(fd: OwnedFd, len: u64, thin: bool) -> io::Result<()> {
+async fn allocate(fd: OwnedFd, len: u64, thin: bool) -> io::Result<File> {
     if thin {
         rustix::fs::ftruncate(&fd, len)?;
     }
@@ -119,11 +124,7 @@ async fn allocate(fd: OwnedFd, len: u64, thin: bool) -> io::Result<()> {
     if !thin {
         file.fallocate(0, len, 0).await?;
     }
-    if is_planted(CREATION_UNSYNCED) {
-        return file.close().await;
-    }
-    file.sync_all().await?;
-    file.close().await
+    Ok(file)
 }
 
 fn set_nocow(fd: &OwnedFd) -> Result<(), Errno> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::directory::Directory;
 use super::error::{Fault, PoolError};
 use super::files::{self, Discarded, FileStat, OpenedFile};
-use super::listing::{self, Listing, Place};
+use super::listing::{self, FoundReplica, Listing, Place};
 use super::memory::MemoryPool;
 use super::quarantine::QuarantineName;
 use super::rename;
@@ -202,6 +202,20 @@ impl Pool {
             Backing::Memory(_) => Ok(Listing::default()),
             Backing::Directory { worker, .. } => {
                 worker.call("list replicas", DEADLINE, listing::list).await
+            }
+        }
+    }
+
+    /// One replica of those in use, as [`Pool::list`] shows it; none when it is not there. None for memory.
+    ///
+    /// # Errors
+    /// When it can't be told whether it is there.
+    pub async fn find(&self, replica: ReplicaId) -> Result<Option<FoundReplica>, PoolError> {
+        match &self.shared.backing {
+            Backing::Memory(_) => Ok(None),
+            Backing::Directory { worker, .. } => {
+                let work = move |directory| listing::look_at(directory, Place::Active(replica));
+                worker.call("inspect replica", DEADLINE, work).await
             }
         }
     }

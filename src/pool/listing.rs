@@ -85,9 +85,13 @@ pub struct Listing {
     pub strangers: Vec<PathBuf>,
 }
 
+/// How many files are looked at at the same time.
+const LOOKS: usize = 64;
+
 /// Looks at every file of the pool.
 pub(super) async fn list(directory: Rc<Directory>) -> Result<Listing, Fault> {
     let mut listing = Listing::default();
+    let mut places = Vec::new();
     for folder in [directory.replicas(), directory.quarantine()] {
         let is_active = std::ptr::eq(folder, directory.replicas());
         for name in names(folder)? {
@@ -97,17 +101,36 @@ pub(super) async fn list(directory: Rc<Directory>) -> Result<Listing, Fault> {
                 name.parse().ok().map(Place::Quarantined)
             };
             match place {
-                Some(place) => match look(folder, &name, place, directory.id()).await {
-                    Ok(found) => listing.replicas.push(found),
-                    // It was moved or purged since the folder was read.
-                    Err(Fault::ReplicaMissing { .. }) => {}
-                    Err(fault) => return Err(fault),
-                },
+                Some(place) => places.push(place),
                 None => listing.strangers.push(folder.join(&name)),
             }
         }
     }
+    for some in places.chunks(LOOKS) {
+        let looks = some.iter().map(|place| {
+            let directory = Rc::clone(&directory);
+            tokio_uring::spawn(look_at(directory, place.clone()))
+        });
+        for look in looks.collect::<Vec<_>>() {
+            let ended = look.await.map_err(|_| Fault::Closed)?;
+            // None: it was moved or purged since the folder was read.
+            listing.replicas.extend(ended?);
+        }
+    }
     Ok(listing)
+}
+
+/// Looks at one file; none when it is not there.
+pub(super) async fn look_at(
+    directory: Rc<Directory>,
+    place: Place,
+) -> Result<Option<FoundReplica>, Fault> {
+    let (folder, name) = place.locate(&directory);
+    match look(folder, &name, place, directory.id()).await {
+        Ok(found) => Ok(Some(found)),
+        Err(Fault::ReplicaMissing { .. }) => Ok(None),
+        Err(fault) => Err(fault),
+    }
 }
 
 /// The replica whose file has this name; only the spelling that we use.

@@ -81,7 +81,7 @@ struct Reconciler {
     work: Work,
     times: Times,
     started: Instant,
-    config: Option<Config>,
+    config: Option<Arc<Config>>,
     /// What is wrong with the files on disk.
     config_error: Option<String>,
     /// Counts configurations and commands; an actor that sees it move stops between two steps.
@@ -104,7 +104,7 @@ impl Reconciler {
     ) {
         let mut changes = self.work.changes.clone();
         loop {
-            self.pass().await;
+            let took = self.pass().await;
             if self.stopping.is_some() && !self.records.is_busy() {
                 break;
             }
@@ -114,9 +114,12 @@ impl Reconciler {
                     Some(command) => self.on_command(command),
                     None => break,
                 },
-                Some(report) = outcomes.recv() => self.on_report(report),
+                Some(report) = outcomes.recv() => {
+                    self.on_report(report);
+                    rest(took).await;
+                }
                 // The engine ends after the reconciler; should it end before, the timer is left.
-                Ok(()) = changes.changed() => {}
+                Ok(()) = changes.changed() => rest(took).await,
                 () = tokio::time::sleep(wait) => {}
             }
             // All news at once: a pass per volume would be a square of work at start.
@@ -160,7 +163,7 @@ impl Reconciler {
             Command::Apply(config) => {
                 tracing::info!(generation = config.generation, hash = %config.hash, "configuration is in force");
                 self.configure_node(config.desired.policy);
-                self.config = Some(*config);
+                self.config = Some(Arc::from(config));
                 self.config_error = None;
                 self.restart();
             }
@@ -298,12 +301,12 @@ impl Reconciler {
         });
     }
 
-    /// Looks, plans, starts what can be started, and says how things are.
-    async fn pass(&mut self) {
+    /// Looks, plans, starts what can be started, and says how things are. Returns how long that took.
+    async fn pass(&mut self) -> Duration {
         let begin = (self.times.monotonic)();
         let observed = (self.work.observe)().await;
         let Some(config) = self.config.clone() else {
-            return;
+            return Duration::ZERO;
         };
         self.removals
             .note(&config.desired, &observed, config.generation);
@@ -317,6 +320,7 @@ impl Reconciler {
         self.count(took);
         self.last = (plan, observed);
         self.publish.send_replace(Arc::new(self.snapshot.clone()));
+        took
     }
 
     /// Where no actor is at work, what is observed decides the state; a failure only once nothing is left to do.
@@ -404,6 +408,14 @@ impl Reconciler {
         if !busy {
             self.snapshot.settled = true;
         }
+    }
+}
+
+/// Waits as long as the last pass took. A pass looks at every volume: when they all bring news one after the other, at a start,
+/// half of the thread's time is left for those who bring it.
+async fn rest(took: Duration) {
+    if took >= Duration::from_millis(1) {
+        tokio::time::sleep(took).await;
     }
 }
 

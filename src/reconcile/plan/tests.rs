@@ -397,4 +397,19 @@ fn nothing_is_created_before_every_pool_of_this_node_was_looked_into() {
     assert_eq!(waits, &BTreeSet::from([pool_name("b")]));
 }
 
+#[test]
+fn of_many_volumes_only_the_one_that_was_edited_has_steps() {
+    let mut case = Case::new();
+    for number in 0..1000 {
+        let name = format!("v{number:04}");
+        case = case.wants(&name, spec(&["a"])).has(&name, running(&["a"]));
+    }
+    let edited = case.desired.volumes.get_mut(&volume_name("v0500"));
+    edited.unwrap().size = Bytes(2 * GIB);
+    let plan = case.check("v0500", "grow 2GiB");
+    let busy = plan.volumes.values().filter(|v| !v.steps.is_empty());
+    assert_eq!(busy.count(), 1);
+    assert!(plan.pools.values().all(|pool| pool.action.is_none()));
+}
+
 mod members;

@@ -18,6 +18,8 @@ use crate::reconcile::plan::fixture::{Case, spec, volume_name};
 use crate::reconcile::step::{PoolAction, VolumeAction};
 use crate::units::Bytes;
 
+mod many;
+
 /// An engine that has everything in memory.
 #[derive(Clone)]
 struct World {

@@ -243,8 +243,8 @@ impl Node {
         }
     }
 
-    /// Enlarges one volume, which is one line; how long until its files have the new size, and until the status says so.
-    /// No other volume's files may be written to.
+    /// Enlarges one volume, which is one line; how long until the daemon says in its log that it has done so, and until the
+    /// status has it, which is asked for again and again. No other volume's files may be written to.
     fn edit(&mut self, running: &Daemon, volume: usize) -> Result<(f64, f64)> {
         let name = format!("v{volume:04}");
         let status = running.status()?;
@@ -264,10 +264,13 @@ impl Node {
             }
             Ok(ms(begun))
         };
-        let applied = wait("enlarged", &|| {
-            let mut sizes = files.iter().map(fs::metadata);
-            Ok(sizes.all(|file| file.is_ok_and(|file| file.len() >= MIB + bytes)))
-        })?;
+        // Said once every replica has it, and the table that names the size is durable.
+        let said = format!("grown volume={name} size={}MiB", self.sizes[volume]);
+        let applied = wait("enlarged", &|| Ok(running.log_tail().contains(&said)))?;
+        let mut sizes = files.iter().map(fs::metadata);
+        let is_large =
+            |file: std::io::Result<fs::Metadata>| file.is_ok_and(|file| file.len() >= MIB + bytes);
+        ensure!(sizes.all(is_large), "{name} is not as large as it says");
         let shown = wait("shown", &|| {
             Ok(daemon::volume(&running.status()?, &name)["sizeBytes"] == bytes)
         })?;

@@ -1,0 +1,83 @@
+//! Many volumes at a time, on real files.
+
+use super::*;
+
+const VOLUMES: usize = 40;
+
+async fn ensure_all(engine: &Engine) {
+    let mut starting = tokio::task::JoinSet::new();
+    for number in 0..VOLUMES {
+        let engine = engine.clone();
+        starting.spawn(async move {
+            let name = volume(&format!("v{number}"));
+            engine.ensure_volume(&name, &spec(&["a"])).await
+        });
+    }
+    for result in starting.join_all().await {
+        result.unwrap();
+    }
+}
+
+fn looks(engine: &Engine) -> u64 {
+    engine.pools()[&pool("a")].looks.count()
+}
+
+/// Were it one look per volume, each of which reads every label, starting would take the square of the volumes.
+#[test]
+fn volumes_that_start_together_share_looks_into_their_pool() {
+    run(async {
+        let node = Node::new();
+        let engine = node.start().await;
+        engine.open_pool(&pool("a"), &node.pool("a")).await.unwrap();
+        ensure_all(&engine).await;
+        let made = looks(&engine);
+        assert!(made < 20, "{made} looks to make {VOLUMES} volumes");
+        engine.shutdown().await;
+        drop(engine);
+
+        let engine = node.start().await;
+        engine.open_pool(&pool("a"), &node.pool("a")).await.unwrap();
+        ensure_all(&engine).await;
+        let found = looks(&engine);
+        assert!(found < 10, "{found} looks to find {VOLUMES} volumes");
+        assert_eq!(engine.observe().await.volumes.len(), VOLUMES);
+        engine.shutdown().await;
+    });
+}
+
+/// A reactor with nothing to do sleeps: the sizes of its files are none of its business as long as they suffice.
+#[test]
+fn a_file_that_was_cut_is_noticed_and_one_that_was_not_is_left_alone() {
+    run(async {
+        let node = Node::new();
+        let engine = node.start().await;
+        for name in ["a", "b"] {
+            let opened = engine.open_pool(&pool(name), &node.pool(name)).await;
+            opened.unwrap();
+        }
+        let both = spec(&["a", "b"]);
+        engine.ensure_volume(&volume("db"), &both).await.unwrap();
+        engine.look_around().await;
+        assert_eq!(states(&engine, "db").await, [ReplicaState::InSync; 2]);
+        let grown = engine.grow_volume(&volume("db"), Bytes(16 * MIB)).await;
+        grown.unwrap();
+        engine.look_around().await;
+        assert_eq!(states(&engine, "db").await, [ReplicaState::InSync; 2]);
+
+        let files = std::fs::read_dir(node.path("b").join("replicas")).unwrap();
+        for file in files {
+            let path = file.unwrap().path();
+            let file = std::fs::File::options().write(true).open(path).unwrap();
+            file.set_len(9 * MIB).unwrap();
+        }
+        let live = engine.live(&volume("db")).unwrap();
+        let mut status = live.status.clone();
+        engine.look_around().await;
+        let is_out = |s: &crate::nexus::NexusStatus| {
+            let mut children = s.children.iter();
+            children.any(|child| child.state != ReplicaState::InSync)
+        };
+        status.wait_for(is_out).await.unwrap();
+        engine.shutdown().await;
+    });
+}
