@@ -14,9 +14,10 @@ use crate::shell::{self, TempDir};
 const GIB: u64 = 1 << 30;
 /// The device of the cases with one replica.
 const SINGLE: u64 = 4 * GIB;
-/// The mirror of two. Most cases touch as much of it as of the single one.
+/// The mirror of two, and what most cases touch of it: disks are no larger than they have to be.
 const PAIR: u64 = 8 * GIB;
-const TRIPLE: u64 = 2 * GIB;
+const PART: u64 = 2 * GIB;
+const TRIPLE: u64 = GIB;
 /// Volumes in memory.
 const MEMORY: u64 = GIB;
 /// Sparse files, new for each round or emptied after it.
@@ -41,6 +42,8 @@ enum Backing {
     Single,
     /// No disk: a memory pool against qemu's null-co, which fills every read with zeroes.
     Memory,
+    /// Not even memory: volund's frontend alone against qemu's null-co, which does nothing.
+    Null,
     /// Two or three files; fio writes them all. So many bytes are touched, with further lines of configuration.
     Mirror(u32, u64, &'static str),
     /// A mirror against a volume with one replica, on as much data.
@@ -93,11 +96,11 @@ pub(crate) const CASES: &[Case] = &[
         .about("4 KiB random reads, depth 32, volund's memory pool against null-co"),
     case("memory-randwrite-d32", "randwrite-4k-d32", Backing::Memory)
         .about("4 KiB random writes, depth 32, volund's memory pool against null-co"),
-    case("null", "randread-4k-d128", Backing::Memory)
-        .about("4 KiB random reads, depth 128, volund's memory pool against null-co"),
-    case("mirror2-randwrite-d32", "randwrite-4k-d32", Backing::Mirror(2, SINGLE, ""))
+    case("null", "randread-4k-d128", Backing::Null)
+        .about("4 KiB random reads, depth 128, that do nothing: the protocol alone"),
+    case("mirror2-randwrite-d32", "randwrite-4k-d32", Backing::Mirror(2, PART, ""))
         .about("4 KiB random writes, depth 32, two replicas; fio writes both files"),
-    case("mirror2-write-128k-d8", "write-128k-d8", Backing::Mirror(2, SINGLE, ""))
+    case("mirror2-write-128k-d8", "write-128k-d8", Backing::Mirror(2, PART, ""))
         .about("128 KiB writes in order, depth 8, two replicas; fio writes both files"),
     case("mirror2-intent-1024", "randwrite-4k-d32", Backing::Mirror(2, PAIR, "intent_max = 1024"))
         .about("4 KiB random writes, depth 32, two replicas, over 8 GiB with intent_max = 1024"),
@@ -110,7 +113,7 @@ pub(crate) const CASES: &[Case] = &[
     case("mirror2-flush-32", "randwrite-4k-d32-sync32", Backing::Sparse(2))
         .about("4 KiB random writes, depth 32, a flush every 32, a new thin mirror each round; fio on two sparse files"),
     case("discard-64k-d8", "trim-64k-d8", Backing::Allocated)
-        .about("64 KiB discards in order, depth 8, of a file that has its room"),
+        .about("64 KiB discards at random places, depth 8, of a file that has its room"),
 ];
 
 /// The case of this name.
@@ -158,9 +161,9 @@ impl Case {
             Backing::Mirror(ways, span, _) => drop(mirror(store, ways, span)?),
             Backing::MirrorAndSingle => {
                 single(store)?;
-                mirror(store, 2, SINGLE)?;
+                mirror(store, 2, PART)?;
             }
-            Backing::Memory | Backing::Sparse(_) | Backing::Allocated => {}
+            Backing::Memory | Backing::Null | Backing::Sparse(_) | Backing::Allocated => {}
         }
         Ok(())
     }
@@ -185,6 +188,11 @@ impl Case {
                 let contenders = self.in_memory(entry, &load)?;
                 (load, contenders)
             }
+            Backing::Null => {
+                let load = load(MEMORY)?;
+                let contenders = self.on_nothing(entry, &load)?;
+                (load, contenders)
+            }
             Backing::Mirror(ways, span, more) => {
                 let load = load(span)?;
                 let disk = mirror(entry.store, ways, span)?;
@@ -192,7 +200,7 @@ impl Case {
                 (load, contenders)
             }
             Backing::MirrorAndSingle => {
-                let load = load(SINGLE)?;
+                let load = load(PART)?;
                 let contenders = self.mirror_and_single(entry, &load)?;
                 (load, contenders)
             }
@@ -254,6 +262,18 @@ impl Case {
             all.push(self.volund(entry, &volumes, None)?);
         }
         for (name, binary) in entry.qemus() {
+            all.push(Contender::qemu(name, binary, &[Node::Zeroes], load)?);
+        }
+        Ok(all)
+    }
+
+    fn on_nothing(&self, entry: &Entry<'_>, load: &Load) -> Result<Vec<Contender>> {
+        let mut all = Vec::new();
+        if entry.takes("volund") {
+            let null = &entry.programs.null;
+            all.push(Contender::volund_null(null, load, entry.volund_args)?);
+        }
+        for (name, binary) in entry.qemus() {
             all.push(Contender::qemu(name, binary, &[Node::Null], load)?);
         }
         Ok(all)
@@ -278,7 +298,7 @@ impl Case {
     }
 
     fn mirror_and_single(&self, entry: &Entry<'_>, load: &Load) -> Result<Vec<Contender>> {
-        let mut all = self.on_mirror(entry, &mirror(entry.store, 2, SINGLE)?, "", load)?;
+        let mut all = self.on_mirror(entry, &mirror(entry.store, 2, PART)?, "", load)?;
         // fio reads one of the files, as a mirror does.
         all.retain(|contender| contender.name != "fio");
         for contender in self.on_file(entry, &single(entry.store)?, load)? {

@@ -4,7 +4,7 @@
 //! what qemu-storage-daemon exports and fio touches. All are started once for a case; one at a time is loaded.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -41,7 +41,7 @@ pub(crate) enum Reach {
 )]
 enum Process {
     Volund(Daemon, Site),
-    Qemu(Qemu),
+    Server(Server),
 }
 
 /// The volumes of a daemon: all alike.
@@ -132,16 +132,27 @@ impl Contender {
         nodes: &[Node],
         load: &Load,
     ) -> Result<Contender> {
-        let qemu = Qemu::start(binary, nodes, load)?;
-        Ok(Contender {
+        Ok(Contender::server(name, Server::qemu(binary, nodes, load)?))
+    }
+
+    /// volund's frontend on a disk that stores nothing (the example `vhost_null`).
+    pub(crate) fn volund_null(binary: &Path, load: &Load, args: &[String]) -> Result<Contender> {
+        Ok(Contender::server(
+            "volund",
+            Server::null(binary, load, args)?,
+        ))
+    }
+
+    fn server(name: &str, server: Server) -> Contender {
+        Contender {
             name: name.to_owned(),
             reach: Reach::Vhost {
-                sockets: qemu.sockets.clone(),
-                pid: qemu.child.id(),
+                sockets: server.sockets.clone(),
+                pid: server.child.id(),
             },
             files: Vec::new(),
-            process: Some(Process::Qemu(qemu)),
-        })
+            process: Some(Process::Server(server)),
+        }
     }
 
     /// fio on these files: one set a round, or the same one each time.
@@ -183,6 +194,8 @@ pub(crate) enum Node {
     /// The data area of a file.
     File(PathBuf),
     /// Nothing: reads give zeroes.
+    Zeroes,
+    /// Nothing: reads give what was in the buffer.
     Null,
 }
 
@@ -191,9 +204,13 @@ impl Node {
     fn args(&self, number: usize, load: &Load, aio: &str) -> Vec<String> {
         let size = load.size;
         match self {
-            Node::Null => vec![
+            Node::Zeroes => vec![
                 "--blockdev".to_owned(),
                 format!("driver=null-co,node-name=n{number},size={size},read-zeroes=on"),
+            ],
+            Node::Null => vec![
+                "--blockdev".to_owned(),
+                format!("driver=null-co,node-name=n{number},size={size},read-zeroes=off"),
             ],
             Node::File(path) => vec![
                 "--blockdev".to_owned(),
@@ -212,8 +229,9 @@ impl Node {
     }
 }
 
+/// A process that serves sockets in a folder of its own.
 #[derive(Debug)]
-struct Qemu {
+struct Server {
     child: Child,
     sockets: Vec<PathBuf>,
     _runtime: TempDir,
@@ -223,8 +241,8 @@ struct Qemu {
 /// (`VOLUND_BENCH_QEMU_AIO` asks for the other).
 const AIO: &str = "io_uring";
 
-impl Qemu {
-    fn start(binary: &Path, nodes: &[Node], load: &Load) -> Result<Qemu> {
+impl Server {
+    fn qemu(binary: &Path, nodes: &[Node], load: &Load) -> Result<Server> {
         let runtime = TempDir::new("qemu")?;
         let aio = std::env::var("VOLUND_BENCH_QEMU_AIO").unwrap_or_else(|_| AIO.to_owned());
         let mut command = shell::command(binary);
@@ -241,30 +259,46 @@ impl Qemu {
             ));
             sockets.push(socket);
         }
+        Server::start(&mut command, sockets, runtime)
+    }
+
+    fn null(binary: &Path, load: &Load, args: &[String]) -> Result<Server> {
+        let runtime = TempDir::new("null")?;
+        let socket = runtime.path().join("0.sock");
+        let mut command = shell::command(binary);
+        command.arg("--socket").arg(&socket);
+        command.args(["--size", &load.size.to_string()]);
+        command.args(["--queues", &load.queues.to_string()]);
+        command.args(args);
+        Server::start(&mut command, vec![socket], runtime)
+    }
+
+    /// Starts it and waits for its sockets.
+    fn start(command: &mut Command, sockets: Vec<PathBuf>, runtime: TempDir) -> Result<Server> {
         let child = command
             .stdin(Stdio::null())
             .spawn()
-            .with_context(|| format!("cannot start {}", binary.display()))?;
-        let mut qemu = Qemu {
+            .with_context(|| format!("cannot start {}", shell::line(command)))?;
+        let mut server = Server {
             child,
             sockets,
             _runtime: runtime,
         };
         let started = Instant::now();
-        while !qemu.sockets.iter().all(|socket| socket.exists()) {
-            if let Some(status) = qemu.child.try_wait()? {
-                bail!("{} ended with {status}", shell::line(&command));
+        while !server.sockets.iter().all(|socket| socket.exists()) {
+            if let Some(status) = server.child.try_wait()? {
+                bail!("{} ended with {status}", shell::line(command));
             }
             if started.elapsed() > Duration::from_secs(10) {
-                bail!("{} makes no socket", shell::line(&command));
+                bail!("{} makes no socket", shell::line(command));
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        Ok(qemu)
+        Ok(server)
     }
 }
 
-impl Drop for Qemu {
+impl Drop for Server {
     fn drop(&mut self) {
         let _it_may_have_ended = self.child.kill();
         let _reaped = self.child.wait();

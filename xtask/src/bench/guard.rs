@@ -211,6 +211,7 @@ fn times(here: &Built, there: &Built) -> Result<Vec<String>> {
         volund: here.volund.clone(),
         client: here.client.clone(),
         // Nobody else takes part.
+        null: PathBuf::new(),
         fio: PathBuf::new(),
         perf: PathBuf::new(),
         qemus: Vec::new(),

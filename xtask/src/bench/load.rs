@@ -52,6 +52,19 @@ impl Op {
     }
 }
 
+/// What a job may say, since the front end does it as well.
+const KEYS: [&str; 9] = [
+    "rw",
+    "bs",
+    "iodepth",
+    "ioengine",
+    "direct",
+    "numjobs",
+    "fdatasync",
+    "iodepth_batch_submit",
+    "iodepth_batch_complete_min",
+];
+
 /// One load. `depth` is that of each queue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Load {
@@ -89,20 +102,22 @@ impl Load {
                 .map(|(_, value)| value.as_str())
         };
         let needed = |wanted: &str| value(wanted).with_context(|| format!("{wanted} is missing"));
+        let flush_every = value("fdatasync");
+        // With flushes, the front end awaits all writes before each: fio does so in batches, with an engine that flushes once.
+        let (engine, batch) = if flush_every.is_some() {
+            ("libaio", flush_every)
+        } else {
+            ("io_uring", None)
+        };
         ensure!(
-            value("direct") == Some("1") && value("ioengine") == Some("io_uring"),
-            "a peer does direct I/O through io_uring"
+            value("direct") == Some("1") && value("ioengine") == Some(engine),
+            "a peer does direct I/O, here through {engine}"
         );
-        let known = [
-            "rw",
-            "bs",
-            "iodepth",
-            "ioengine",
-            "direct",
-            "numjobs",
-            "fdatasync",
-        ];
-        if let Some((key, _)) = fio.iter().find(|(key, _)| !known.contains(&key.as_str())) {
+        ensure!(
+            value("iodepth_batch_submit") == batch && value("iodepth_batch_complete_min") == batch,
+            "batches are as long as it is from flush to flush, and there are none without"
+        );
+        if let Some((key, _)) = fio.iter().find(|(key, _)| !KEYS.contains(&key.as_str())) {
             bail!("the front end knows nothing like {key}, so the two would differ");
         }
         let block = needed("bs")?;
@@ -114,7 +129,7 @@ impl Load {
             block: kib.parse::<u64>()? << 10,
             depth: needed("iodepth")?.parse()?,
             queues: value("numjobs").map_or(Ok(1), str::parse)?,
-            flush_every: value("fdatasync").map(str::parse).transpose()?,
+            flush_every: flush_every.map(str::parse).transpose()?,
             size,
             fio,
         })

@@ -40,6 +40,7 @@ const USAGE: &str = "usage: cargo xtask bench [CASE...] [options]; without a cas
 
   --list             the cases
   --prepare          only build, install and write the files that the cases need
+  --no-build         take the release build that is there
   --rounds N         interleaved rounds [15]
   --seconds S        of each measurement [1]
   --warm S           of load before each measurement [0.3]
@@ -186,6 +187,7 @@ fn parse(args: &[String]) -> Result<Options> {
     let mut rest = args.iter();
     while let Some(arg) = rest.next() {
         match arg.as_str() {
+            "--no-build" => options.build = Build::Existing,
             "--plot" => options.plot = true,
             "--prepare" => options.prepare = true,
             "--no-syscalls" => options.plan.syscalls = false,

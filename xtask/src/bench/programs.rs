@@ -17,7 +17,10 @@ const BACKPORTS: &str = "bookworm-backports";
 #[derive(Clone, Debug)]
 pub(crate) struct Programs {
     pub(crate) volund: PathBuf,
+    /// The front end.
     pub(crate) client: PathBuf,
+    /// volund's frontend on a disk that stores nothing.
+    pub(crate) null: PathBuf,
     pub(crate) fio: PathBuf,
     pub(crate) perf: PathBuf,
     /// Name and program of each qemu-storage-daemon.
@@ -31,6 +34,8 @@ pub(crate) enum Build {
     Release,
     /// As tests do.
     Debug,
+    /// The release that is there, whatever it was built from.
+    Existing,
 }
 
 impl Programs {
@@ -39,6 +44,7 @@ impl Programs {
         packages::need(&[packages::BUILD, packages::LOAD, packages::PEERS])?;
         let (volund, client) = build(how)?;
         Ok(Programs {
+            null: client.with_file_name("vhost_null"),
             volund,
             client,
             fio: installed("fio")?,
@@ -55,18 +61,22 @@ fn installed(program: &str) -> Result<PathBuf> {
     shell::which(program).with_context(|| format!("{program} is not installed"))
 }
 
-/// The daemon and the front end.
+/// Builds all of the project's own, and gives the daemon and the front end.
 pub(crate) fn build(how: Build) -> Result<(PathBuf, PathBuf)> {
     let mut cargo = shell::cargo();
-    cargo.args(["build", "--quiet", "--bin=volund", "--example=bench_client"]);
+    cargo.args(["build", "--quiet", "--bin=volund"]);
+    cargo.args(["--example=bench_client", "--example=vhost_null"]);
     let folder = match how {
         Build::Release => {
             cargo.arg("--release");
             "target/release"
         }
+        Build::Existing => "target/release",
         Build::Debug => "target/debug",
     };
-    shell::run(&mut cargo)?;
+    if how != Build::Existing {
+        shell::run(&mut cargo)?;
+    }
     let folder = shell::root().join(folder);
     Ok((folder.join("volund"), folder.join("examples/bench_client")))
 }
