@@ -407,12 +407,8 @@ impl PageState {
         let changed = set(&mut self.wanted.borrow_mut(), range, value);
         if changed > 0 {
             self.version.set(self.version.get() + 1);
-            let before = self.count.get();
-            self.count.set(if value {
-                before + changed
-            } else {
-                before - changed
-            });
+            let added = if value { changed } else { 0 };
+            self.count.set(self.count.get() + 2 * added - changed);
         }
     }
 
@@ -446,10 +442,9 @@ where
             Poll::Pending => true,
         });
         if running.is_empty() {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
+            return Poll::Ready(());
         }
+        Poll::Pending
     })
     .await;
     result
@@ -479,12 +474,9 @@ fn get(bits: &Bits, bit: usize) -> bool {
 fn set(bits: &mut Bits, range: Range<usize>, value: bool) -> u64 {
     let mut changed = 0;
     for bit in range {
-        changed += u64::from(get(bits, bit) != value);
-        let mask = 1 << (bit % 8);
-        if value {
-            bits[bit / 8] |= mask;
-        } else {
-            bits[bit / 8] &= !mask;
+        if get(bits, bit) != value {
+            bits[bit / 8] ^= 1 << (bit % 8);
+            changed += 1;
         }
     }
     changed
