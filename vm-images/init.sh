@@ -10,7 +10,8 @@ mount -t tmpfs tmp /tmp
 mount -t tmpfs run /run
 ln -sf /proc/self/fd /dev/fd
 while read -r module; do
-    insmod "$module" 2>>/run/insmod.log || echo "init: $module did not load" >/dev/console
+    # Parameters may follow the name.
+    insmod $module 2>>/run/insmod.log || echo "init: $module did not load" >/dev/console
 done </modules/order
 nonce=$(sed -n 's/.*volund.nonce=\([0-9a-f]*\).*/\1/p' /proc/cmdline)
 

@@ -65,6 +65,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         contents: guest::Contents {
             programs: Vec::new(),
             files: vec![guest::test_script("demo.sh")?],
+            modules: Vec::new(),
         },
         limit: Duration::from_secs(170),
     };

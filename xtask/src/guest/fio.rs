@@ -49,6 +49,7 @@ pub(super) fn run(kernel: &Kernel, machine: Machine) -> Result<Outcome> {
         contents: Contents {
             programs: vec![(fio, "/usr/bin/fio".to_owned())],
             files: [vec![test_script("fio.sh")?], jobs()?].concat(),
+            modules: Vec::new(),
         },
         limit: Duration::from_secs(600),
     };

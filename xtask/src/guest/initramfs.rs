@@ -17,6 +17,8 @@ pub(crate) struct Contents {
     pub(crate) programs: Vec<(PathBuf, String)>,
     /// Texts, each at a path in the guest.
     pub(crate) files: Vec<(String, String)>,
+    /// Modules beyond those that every guest loads, each with its parameters if it has any: `loop max_loop=2`.
+    pub(crate) modules: Vec<String>,
 }
 
 /// The initramfs for one kernel and one test.
@@ -33,7 +35,8 @@ pub(super) fn build(about: &Description, kernel: &Kernel, contents: &Contents) -
         archive.file(path, text.as_bytes());
     }
     add_busybox(&mut archive)?;
-    add_modules(&mut archive, &kernel.load_order(&about.modules)?)?;
+    let modules: Vec<String> = [&about.modules[..], &contents.modules].concat();
+    add_modules(&mut archive, &kernel.load_order(&modules)?)?;
     for tool in &about.tools {
         let path = shell::which(tool).with_context(|| format!("{tool} is not installed"))?;
         add_program(&mut archive, &path, &format!("/usr/sbin/{tool}"))?;
@@ -62,15 +65,15 @@ fn add_busybox(archive: &mut Archive) -> Result<()> {
     Ok(())
 }
 
-fn add_modules(archive: &mut Archive, files: &[PathBuf]) -> Result<()> {
+fn add_modules(archive: &mut Archive, files: &[(PathBuf, String)]) -> Result<()> {
     let mut order = String::new();
-    for file in files {
+    for (file, parameters) in files {
         let name = file
             .file_name()
             .context("a module has a name")?
             .to_string_lossy();
         archive.file(&format!("/modules/{name}"), &fs::read(file)?);
-        order.push_str(&format!("/modules/{name}\n"));
+        order.push_str(&format!("/modules/{name}{parameters}\n"));
     }
     archive.file("/modules/order", order.as_bytes());
     Ok(())

@@ -251,9 +251,9 @@ fn unpack_modules(dir: &Path) -> Result<()> {
 }
 
 impl Kernel {
-    /// The files of these modules and of all they depend on, in the order to load them. Unknown names are taken
-    /// for built in.
-    pub(super) fn load_order(&self, wanted: &[String]) -> Result<Vec<PathBuf>> {
+    /// The files of these modules and of all they depend on, in the order to load them, each with its parameters (a
+    /// space before each). Unknown names are taken for built in.
+    pub(super) fn load_order(&self, wanted: &[String]) -> Result<Vec<(PathBuf, String)>> {
         let dep = fs::read_to_string(self.modules.join("modules.dep"))?;
         let mut order = Vec::new();
         for module in wanted {
@@ -261,21 +261,24 @@ impl Kernel {
         }
         Ok(order
             .into_iter()
-            .map(|path| self.modules.join(path))
+            .map(|(path, parameters)| (self.modules.join(path), parameters))
             .collect())
     }
 }
 
-fn add_with_dependencies(dep: &str, module: &str, order: &mut Vec<String>) {
+/// Adds `wanted`, a module's name and perhaps its parameters, after what it needs.
+fn add_with_dependencies(dep: &str, wanted: &str, order: &mut Vec<(String, String)>) {
+    let (module, parameters) = wanted.split_at(wanted.find(' ').unwrap_or(wanted.len()));
     let line = dep.lines().find_map(|line| {
         let (path, needs) = line.split_once(':')?;
         (module_name(path) == module.replace('-', "_")).then_some((path, needs))
     });
     let Some((path, needs)) = line else { return };
     // modules.dep lists what to load last first.
-    for file in needs.split_whitespace().rev().chain([path]) {
-        if !order.iter().any(|known| known == file) {
-            order.push(file.to_owned());
+    let needed = needs.split_whitespace().rev().map(|file| (file, ""));
+    for (file, parameters) in needed.chain([(path, parameters)]) {
+        if !order.iter().any(|(known, _)| known == file) {
+            order.push((file.to_owned(), parameters.to_owned()));
         }
     }
 }
@@ -294,16 +297,17 @@ mod tests {
         let dep = "kernel/fs/xfs/xfs.ko: kernel/lib/b.ko kernel/lib/a-x.ko\nkernel/lib/a-x.ko:\n\
                    kernel/lib/b.ko: kernel/lib/a-x.ko\n";
         let mut order = Vec::new();
-        for module in ["a-x", "xfs", "built_in"] {
+        for module in ["a-x", "xfs size=1 fast=0", "built_in"] {
             add_with_dependencies(dep, module, &mut order);
         }
+        let expected = [
+            ("kernel/lib/a-x.ko", ""),
+            ("kernel/lib/b.ko", ""),
+            ("kernel/fs/xfs/xfs.ko", " size=1 fast=0"),
+        ];
         assert_eq!(
             order,
-            [
-                "kernel/lib/a-x.ko",
-                "kernel/lib/b.ko",
-                "kernel/fs/xfs/xfs.ko"
-            ]
+            expected.map(|(path, parameters)| (path.to_owned(), parameters.to_owned()))
         );
     }
 }

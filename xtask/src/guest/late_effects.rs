@@ -29,6 +29,7 @@ pub(super) fn run(kernel: &Kernel, machine: Machine) -> Result<Outcome> {
                 (daemon::build()?, "/usr/bin/volund".to_owned()),
             ],
             files: vec![test_script("late-effects.sh")?],
+            modules: Vec::new(),
         },
         limit: Duration::from_secs(1100),
     };

@@ -197,6 +197,7 @@ fn boot(kernel: &Kernel, machine: Machine) -> Result<Outcome> {
         contents: Contents {
             programs: vec![own_program()?],
             files: vec![test_script("boot.sh")?],
+            modules: Vec::new(),
         },
         limit: Duration::from_secs(300),
     };

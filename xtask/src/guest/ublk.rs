@@ -28,6 +28,7 @@ pub(super) fn run(kernel: &Kernel, machine: Machine) -> Result<Outcome> {
                 (daemon::build()?, "/usr/bin/volund".to_owned()),
             ],
             files: vec![test_script("ublk.sh")?],
+            modules: Vec::new(),
         },
         limit: Duration::from_secs(900),
     };

@@ -19,6 +19,7 @@ pub(super) fn run(kernel: &Kernel, machine: Machine) -> Result<Outcome> {
         contents: Contents {
             programs: vec![own_program()?, example()?],
             files: vec![test_script("ublk-ram.sh")?],
+            modules: Vec::new(),
         },
         limit: Duration::from_secs(600),
     };

@@ -37,6 +37,7 @@ pub(super) fn run(kernel: &Kernel, machine: Machine) -> Result<Outcome> {
         contents: Contents {
             programs: vec![own_program()?],
             files: vec![test_script("vhost.sh")?],
+            modules: Vec::new(),
         },
         limit: Duration::from_secs(900),
     };
