@@ -53,6 +53,9 @@ pub(crate) const GUEST: &[Package] = &[
 /// Device-mapper, to be put into guests.
 pub(crate) const MAPPER: &[Package] = &[program("dmsetup", "dmsetup")];
 
+/// Linux's software RAID, to be put into guests.
+pub(crate) const RAID: &[Package] = &[program("mdadm", "mdadm")];
+
 /// Pools on loop-mounted filesystems.
 pub(crate) const POOLS: &[Package] = &[
     program("xfsprogs", "xfs_io"),

@@ -4,11 +4,12 @@
 //! the files they work on; `contenders` are the processes; `rounds` plays them, `sample` is one measurement; `stats` has
 //! medians, paired ratios with their interval and the judgement of a ratio; `report` prints, `plot` draws; `shows` judges; `guard`
 //! compares with the previous commit.
-//! Apart from them: `scale`, what many volumes cost.
+//! Apart from them: `scale`, what many volumes cost; `guest`, ublk inside a guest.
 
 mod cases;
 mod contenders;
 mod guard;
+pub(crate) mod guest;
 mod load;
 mod plot;
 mod programs;
@@ -37,6 +38,8 @@ const USAGE: &str = "usage: cargo xtask bench [CASE...] [options]; without a cas
        cargo xtask bench idle
        cargo xtask bench --guard [--against REV] [--counts]
        cargo xtask bench scale [--volumes 1,10,100,1000] [--mirrored]: what many volumes cost
+       cargo xtask bench guest [--part loop|mirror] [--kernel NAME] [--rounds N] [--turn MILLISECONDS]
+                               [--volund PROGRAM] [--other PROGRAM]
 
   --list             the cases
   --prepare          only build, install and write the files that the cases need
@@ -95,6 +98,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         Some("idle") => return crate::shows::bench_idle(args),
         Some("--guard") => return guard::run(&args[1..]),
         Some("scale") => return scale::run(&args[1..]),
+        Some("guest") => return guest::run(&args[1..]),
         Some("--list") => {
             for case in CASES {
                 println!("{:22} {}", case.name, case.about);

@@ -4,6 +4,7 @@
 //! `apt` and `kernel` fetch and unpack kernels, `cpio` and `initramfs` put the root filesystem together, `qemu` boots it.
 
 pub(crate) mod apt;
+pub(crate) mod bench;
 mod cpio;
 mod fio;
 mod initramfs;

@@ -36,7 +36,7 @@ pub(crate) struct Show {
     round: fn(seed: u64) -> Result<String>,
 }
 
-pub(crate) const SHOWS: [Show; 31] = [
+pub(crate) const SHOWS: [Show; 32] = [
     Show {
         name: "demo",
         about: "the main job, as a newcomer sees it",
@@ -253,6 +253,13 @@ pub(crate) const SHOWS: [Show; 31] = [
         rounds_in_test: 0,
         rounds_in_soak: 1,
         round: bench::shows::null,
+    },
+    Show {
+        name: "bench-guest",
+        about: "ublk keeps up with the kernel's loop device, a mirror on it with md RAID1, in a guest",
+        rounds_in_test: 0,
+        rounds_in_soak: 1,
+        round: |_| bench::guest::round(),
     },
 ];
 
