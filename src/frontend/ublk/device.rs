@@ -119,8 +119,13 @@ impl Device {
 
     /// Makes the block device appear. Returns once the kernel has read its partition table.
     pub(super) async fn start(&self, unstarted: Unstarted) -> Result<(), UblkError> {
+        let id = self.id;
         self.command("START_DEV", START_DEADLINE, move |ctrl| {
-            ctrl.start_dev(&unstarted.0)
+            let started = ctrl.start_dev(&unstarted.0);
+            if started.is_ok() {
+                drop_scheduler(id);
+            }
+            started
         })
         .await
     }
@@ -275,6 +280,16 @@ fn add(control: UblkControl, spec: DeviceSpec) -> Result<Added, UblkError> {
         queue,
         unstarted: Unstarted(dev),
     })
+}
+
+/// Takes the I/O scheduler from a block device: the disks below have theirs. The kernel gives a device with one queue
+/// mq-deadline, which costs each request a lock, and requests that come together are not handed over together. Who wants
+/// one sets it afterwards.
+fn drop_scheduler(id: u32) {
+    let path = format!("/sys/block/ublkb{id}/queue/scheduler");
+    if let Err(error) = std::fs::write(&path, "none") {
+        tracing::debug!(device = id, %error, "the device keeps its I/O scheduler");
+    }
 }
 
 #[allow(
