@@ -237,8 +237,8 @@ struct Server {
     _runtime: TempDir,
 }
 
-/// What qemu-storage-daemon does its I/O with. Of `io_uring` and `native` the faster one here, with both versions
-/// (`VOLUND_BENCH_QEMU_AIO` asks for the other).
+/// What qemu-storage-daemon does its I/O with, unless `VOLUND_BENCH_QEMU_AIO` says `native`. Which one is faster has not
+/// been measured here.
 const AIO: &str = "io_uring";
 
 impl Server {
