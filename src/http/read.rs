@@ -27,8 +27,12 @@ pub(super) async fn nothing() -> Problem {
 }
 
 pub(super) async fn metrics(State(api): State<Api>) -> Response {
-    let text = api.metrics.text();
-    ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
+    match api.metrics.text() {
+        Ok(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
+        Err(error) => {
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response()
+        }
+    }
 }
 
 /// Ready once the first pass has ended: everything that can be there is there.

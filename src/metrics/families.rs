@@ -1,15 +1,6 @@
 //! Every family: name, type, help. `docs/metrics.md` describes the same ones; a test and `cargo xtask tidy` compare.
 
-/// What sort of series a family has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A number that goes up and down.
-    Gauge,
-    /// A number that only goes up while the daemon runs.
-    Counter,
-    /// Counts of observations by their size.
-    Histogram,
-}
+use prometheus::proto::MetricType;
 
 /// A family of series.
 #[derive(Clone, Copy, Debug)]
@@ -17,23 +8,23 @@ pub struct Family {
     /// Its name.
     pub name: &'static str,
     /// What sort of series it has.
-    pub kind: Kind,
+    pub kind: MetricType,
     /// What it says, in a sentence.
     pub help: &'static str,
 }
 
 const fn gauge(name: &'static str, help: &'static str) -> Family {
-    let kind = Kind::Gauge;
+    let kind = MetricType::GAUGE;
     Family { name, kind, help }
 }
 
 const fn counter(name: &'static str, help: &'static str) -> Family {
-    let kind = Kind::Counter;
+    let kind = MetricType::COUNTER;
     Family { name, kind, help }
 }
 
 const fn histogram(name: &'static str, help: &'static str) -> Family {
-    let kind = Kind::Histogram;
+    let kind = MetricType::HISTOGRAM;
     Family { name, kind, help }
 }
 

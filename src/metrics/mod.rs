@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub use reading::{OperationReading, Reading, VolumeReading};
 
 /// The text format's content type.
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
+pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
 /// Gives a reading without waiting.
 type Read = dyn Fn() -> Reading + Send + Sync;
@@ -36,8 +36,10 @@ impl Metrics {
     }
 
     /// All series, in the text format.
-    #[must_use]
-    pub fn text(&self) -> String {
+    ///
+    /// # Errors
+    /// A family that the encoder refuses: a bug.
+    pub fn text(&self) -> prometheus::Result<String> {
         collector::collect(&(self.read)()).into_text()
     }
 }

@@ -144,7 +144,7 @@ fn status() -> NodeStatus {
 
 #[test]
 fn values_are_what_was_read() {
-    let text = Metrics::new(reading).text();
+    let text = Metrics::new(reading).text().unwrap();
     let check = |line: &str| assert!(text.lines().any(|l| l == line), "no {line:?} in\n{text}");
     check("volund_volume_reads_completed_total{volume=\"db\"} 3");
     check("volund_volume_written_bytes_total{volume=\"db\"} 4096");
@@ -177,7 +177,7 @@ fn series_go_with_their_object() {
         reading.volumes.clear();
         reading
     });
-    assert!(!metrics.text().contains("volume=\"db\""));
+    assert!(!metrics.text().unwrap().contains("volume=\"db\""));
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn promtool_finds_nothing() {
         eprintln!("SKIPPED: promtool is not installed (Debian package prometheus)");
         return;
     };
-    let text = Metrics::new(reading).text();
+    let text = Metrics::new(reading).text().unwrap();
     promtool
         .stdin
         .take()
@@ -207,7 +207,7 @@ fn promtool_finds_nothing() {
 #[test]
 fn every_family_is_documented_with_its_type_and_has_a_series_here() {
     let doc = include_str!("../../docs/metrics.md");
-    let text = Metrics::new(reading).text();
+    let text = Metrics::new(reading).text().unwrap();
     let mut names = BTreeSet::new();
     for family in families::ALL {
         assert!(names.insert(family.name), "{} is there twice", family.name);
@@ -224,7 +224,6 @@ fn every_family_is_documented_with_its_type_and_has_a_series_here() {
         );
         let help = format!("# HELP {} ", family.name);
         assert!(text.contains(&help), "{} has no series", family.name);
-        assert!(!family.help.contains(['\\', '\n']), "{help} is not escaped");
     }
     let documented = doc.lines().filter(|line| line.starts_with("| `")).count();
     assert_eq!(
