@@ -139,10 +139,12 @@ pub(super) struct Running<E: NexusEnv> {
     inner: Rc<Inner<E>>,
 }
 
+type Request = Pin<Box<dyn Future<Output = Result<(), IoError>>>>;
+
 /// A request under way. When it is dropped before its end, it becomes a task of its own: that abandons the answer only.
 struct RunsOn<E: NexusEnv> {
     inner: Rc<Inner<E>>,
-    request: Option<Pin<Box<dyn Future<Output = Result<(), IoError>>>>>,
+    request: Option<Request>,
 }
 
 impl<E: NexusEnv> Future for RunsOn<E> {

@@ -15,6 +15,8 @@ const CHUNK: usize = 2 << 20;
 const CHUNKS_MAX: usize = 8;
 
 type Register = Box<dyn Fn(Segment) -> io::Result<u16>>;
+/// A buffer, and the number of its chunk.
+type Payload = (NonNull<u8>, u16);
 
 /// Chunks of registered memory, each cut into buffers of one class.
 #[derive(Default)]
@@ -22,7 +24,7 @@ pub(super) struct Payloads {
     register: Option<Register>,
     /// The machine allows no more.
     refused: Cell<bool>,
-    free: RefCell<[Vec<(NonNull<u8>, u16)>; CLASSES]>,
+    free: RefCell<[Vec<Payload>; CLASSES]>,
     chunks: RefCell<Vec<NonNull<u8>>>,
 }
 
@@ -37,7 +39,7 @@ impl Payloads {
     }
 
     /// A buffer of a class, and the number that it is registered under.
-    pub(super) fn take(&self, class: usize) -> Option<(NonNull<u8>, u16)> {
+    pub(super) fn take(&self, class: usize) -> Option<Payload> {
         let free = self.free.borrow_mut()[class].pop();
         free.or_else(|| {
             self.add_chunk(class);
@@ -61,13 +63,11 @@ impl Payloads {
         let Some(chunk) = NonNull::new(unsafe { std::alloc::alloc(layout) }) else {
             return;
         };
-        // SAFETY: the range was just allocated and is written as a whole before anything is read from it. The advice
-        // changes no content, and the kernel may ignore it.
-        unsafe {
-            let _without_it_there_are_more_pages =
-                madvise(chunk.as_ptr().cast(), CHUNK, Advice::LinuxHugepage);
-            std::ptr::write_bytes(chunk.as_ptr(), 0, CHUNK);
-        }
+        // SAFETY: the range was just allocated. The advice changes no content, and the kernel may ignore it.
+        let _without_it_there_are_more_pages =
+            unsafe { madvise(chunk.as_ptr().cast(), CHUNK, Advice::LinuxHugepage) };
+        // SAFETY: the same range, written as a whole before anything is read from it.
+        unsafe { std::ptr::write_bytes(chunk.as_ptr(), 0, CHUNK) };
         let registered = register(Segment {
             base: chunk.as_ptr(),
             len: CHUNK,
