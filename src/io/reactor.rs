@@ -327,6 +327,8 @@ impl Local {
 
 impl Shared {
     fn turn(&self) {
+        // Whoever keeps the reactor busy must not keep those waiting who are told not to ring. Without polling no door is shut.
+        self.doors.look();
         self.executor.run_turn();
         let idle = self.executor.is_idle() && !self.stopping.get();
         match &self.spinner {

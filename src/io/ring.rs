@@ -166,6 +166,8 @@ impl Ring {
     pub(crate) fn call(&self, bell: &Rc<Bell>) {
         if let Some(entry) = self.bells.message(bell) {
             self.push(&entry);
+            // Not before: pushing may submit, and what is kept until then is what was queued then.
+            self.bells.keep(bell);
         }
     }
 
@@ -242,8 +244,10 @@ impl Ring {
     }
 
     fn submitted(&self, uring: &mut IoUring) {
-        self.queued.set(0);
-        if uring.submission().is_empty() {
+        // The kernel may take a part only, when it is short of memory.
+        let left = uring.submission().len();
+        self.queued.set(u32::try_from(left).unwrap_or(u32::MAX));
+        if left == 0 {
             self.bells.sent();
         }
     }

@@ -261,3 +261,49 @@ fn a_few_operations_that_hang_leave_threads_for_the_others() {
     let limit = on_reactor(|local| async move { local.shared.ring.workers_max() });
     assert!(limit >= 256, "{limit} operations can block at a time");
 }
+
+/// Whoever is told not to ring is seen although others keep the reactor busy in every turn.
+#[test]
+fn a_shut_door_is_looked_at_however_busy_the_reactor_is() {
+    struct Busy(Local, Cell<u32>);
+    impl AtEndOfTurn for Busy {
+        fn run(self: Rc<Self>) {
+            self.1.set(self.1.get() + 1);
+            if self.1.get() < 1000 {
+                let local = self.0.clone();
+                local.at_end_of_turn(self);
+            }
+        }
+    }
+    struct Left(Rc<Busy>, Cell<Option<u32>>);
+    impl Door for Left {
+        fn has_work(&self) -> bool {
+            self.1.get().is_none()
+        }
+        fn take_work(self: Rc<Self>) {
+            self.1.set(Some(self.0.1.get()));
+        }
+        fn open(&self) -> bool {
+            false
+        }
+    }
+    let polling = Polling::For(Duration::from_millis(1));
+    let reactor = ReactorHandle::start_polling(0, polling).unwrap();
+    let seen = reactor.run(|local| async move {
+        let busy = Rc::new(Busy(local.clone(), Cell::new(0)));
+        let door = Rc::new(Left(Rc::clone(&busy), Cell::new(None)));
+        let weak: Weak<Left> = Rc::downgrade(&door);
+        local.shut(weak);
+        local.at_end_of_turn(Rc::clone(&busy) as Rc<dyn AtEndOfTurn>);
+        while busy.1.get() < 1000 {
+            local.end_of_turn().await;
+        }
+        door.1.get()
+    });
+    let seen = seen.blocking_recv().unwrap();
+    reactor.stop();
+    assert!(
+        seen.is_some_and(|turns| turns < 10),
+        "seen in turn {seen:?}"
+    );
+}

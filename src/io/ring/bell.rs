@@ -93,20 +93,20 @@ impl Bells {
         }
     }
 
-    /// The entry that rings `bell` once it is submitted. None when it is rung already, or will be by an entry that has
-    /// not been submitted.
+    /// The entry that rings `bell` once it is submitted; the bell is to be [kept](Self::keep) until then. None when it is
+    /// rung already.
     pub(super) fn message(&self, bell: &Rc<Bell>) -> Option<squeue::Entry> {
         if !self.has_messages {
             bell.ring();
             return None;
         }
-        let mut unsent = self.unsent.borrow_mut();
-        if unsent.iter().any(|other| Rc::ptr_eq(other, bell)) {
-            return None;
-        }
         let number = bell.number.get().unwrap_or_else(|| self.enrol(bell));
-        unsent.push(Rc::clone(bell));
         Some(bell.message(number))
+    }
+
+    /// Keeps the bell open until the kernel has taken every entry that is queued now.
+    pub(super) fn keep(&self, bell: &Rc<Bell>) {
+        self.unsent.borrow_mut().push(Rc::clone(bell));
     }
 
     fn enrol(&self, bell: &Rc<Bell>) -> u64 {

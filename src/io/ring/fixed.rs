@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use io_uring::IoUring;
 
@@ -22,7 +22,8 @@ pub(super) struct Slots {
 /// Memory that is registered until this is dropped. Operations under way keep the pages for as long as they run.
 #[derive(Debug)]
 pub struct Pinned {
-    ring: Rc<Ring>,
+    /// Not kept: what is in flight on the ring keeps this.
+    ring: Weak<Ring>,
     number: u16,
 }
 
@@ -43,7 +44,7 @@ impl Ring {
     pub(crate) fn pin(self: &Rc<Self>, memory: Segment) -> io::Result<Pinned> {
         let number = self.pins.take(&self.uring.borrow())?;
         let pinned = Pinned {
-            ring: Rc::clone(self),
+            ring: Rc::downgrade(self),
             number,
         };
         // When it fails, dropping gives the number back.
@@ -107,9 +108,12 @@ impl Drop for Pinned {
             base: std::ptr::null_mut(),
             len: 0,
         };
+        let Some(ring) = self.ring.upgrade() else {
+            return;
+        };
         // A number that the kernel does not let go of is not used again.
-        if self.ring.put(self.number, nothing).is_ok() {
-            self.ring.pins.give_back(self.number);
+        if ring.put(self.number, nothing).is_ok() {
+            ring.pins.give_back(self.number);
         }
     }
 }
