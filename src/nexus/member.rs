@@ -265,6 +265,8 @@ impl<E: NexusEnv> Inner<E> {
         pool: PoolId,
         replica: Replica<E::Disk>,
     ) -> Result<Rc<Replica<E::Disk>>, MemberError> {
+        // Opening it may have taken long: who has lost the volume writes no label any more (spec E4, I6).
+        self.check_serving()?;
         let wanted = self.children[slot].replica_id();
         let refused = refusal(&self.spec.borrow(), (Some(pool), wanted), &replica);
         if let Some(reason) = refused {
