@@ -286,7 +286,9 @@ static VOLUME: &[Key] = &[
         .change(UNUSED)
         .meaning(
             "Whether all memory of the guest of a vhost-user export is pinned in RAM while it is connected, which makes \
-             requests of a volume with one replica cheaper: `docs/performance.md`.",
+             requests of a volume with one replica cheaper: `docs/performance.md`. Only for guests whose memory stays \
+             theirs: **with a balloon, free page reporting or virtio-mem, reads and writes would use pages that the guest \
+             has given back, and data would be wrong**.",
         )
         .sample("true"),
     ON_REMOVE,

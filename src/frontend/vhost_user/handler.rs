@@ -245,10 +245,10 @@ impl Handler {
     }
 
     fn map(&self, spec: RegionSpec, file: &File) -> Result<Region, MemoryError> {
-        let region = Region::map(spec, file)?;
+        let mut region = Region::map(spec, file)?;
         if self.device.pin_guest_memory {
             // Here it holds up nobody else.
-            region.populate();
+            region.populate(file);
         }
         Ok(region)
     }

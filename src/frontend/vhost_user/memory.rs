@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 
 use super::address::{BadAddress, GuestRange, MemoryError, RegionSpec};
-use super::pin::Pins;
+use super::pin::{self, Pins};
 use crate::io::IoBuffer;
 use crate::io::buffer::Segment;
 pub(super) use watch::WATCHES;
@@ -39,6 +39,8 @@ pub(super) struct Region {
     mapped_len: usize,
     /// `None` only while dropping.
     watch: Option<Watch>,
+    /// Whether its pages were made, and may be pinned.
+    populated: bool,
 }
 
 // SAFETY: the mapping belongs to the process, not to a thread, and the pointers are only used through methods that
@@ -97,14 +99,24 @@ impl Region {
             mapped,
             mapped_len: len,
             watch: Some(watch),
+            populated: false,
         })
     }
 
-    /// Has the file's pages made now, on a thread that may wait: they are about to be pinned.
-    pub(super) fn populate(&self) {
-        let start = self.mapped.as_ptr().cast();
-        // SAFETY: the range is the whole mapping. It makes pages, and changes none; when it fails, pinning tells.
-        let _ = unsafe { madvise(start, self.mapped_len, Advice::LinuxPopulateWrite) };
+    /// Has all pages of the file made now, on a thread that may wait, if the machine has room for them: they are to be
+    /// pinned.
+    pub(super) fn populate(&mut self, file: &File) {
+        if pin::has_room(file) {
+            let start = self.mapped.as_ptr().cast();
+            // SAFETY: the range is the whole mapping. It makes pages, and changes none; when it fails, pinning tells.
+            let _ = unsafe { madvise(start, self.mapped_len, Advice::LinuxPopulateWrite) };
+            self.populated = true;
+        }
+    }
+
+    /// Whether [`Region::populate`] found room.
+    pub(super) const fn is_populated(&self) -> bool {
+        self.populated
     }
 
     /// All of it.

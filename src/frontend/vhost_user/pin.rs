@@ -1,12 +1,20 @@
 //! Guest memory that is pinned (`pin_guest_memory`): registered with the reactor's ring, so that the kernel need not look
 //! up and hold its pages for each request.
 //!
+//! Pages that a guest gives back (balloon, free page reporting, virtio-mem) are others than the pinned ones when it uses
+//! their addresses again, and nobody tells: requests would read and write the old ones. So whoever switches it on is told
+//! to use it for guests without those only.
+//!
 //! A front end may shrink the file under pinned pages: they stay what they were, belong to the kernel and us, and nobody
 //! else sees what is read into them. The numbers are given back when the last memory table with the region has gone, and
 //! every request holds the table that it came with.
 
+use std::fs::File;
 use std::io;
 use std::rc::Rc;
+
+use libc::HUGETLBFS_MAGIC;
+use rustix::fs::{fstat, fstatfs};
 
 use super::memory::Region;
 use crate::io::buffer::Segment;
@@ -15,6 +23,26 @@ use crate::io::{Local, Pinned};
 /// How much is registered at a time, bytes: the other volumes of the reactor wait meanwhile. A request whose data cross
 /// from one such part to the next is served without.
 const CHUNK: usize = 64 << 20;
+
+/// Whether the machine has room for the pages that `file` does not have yet: at most half of what is available, lest a front
+/// end that claims much takes it from everybody.
+pub(super) fn has_room(file: &File) -> bool {
+    let Ok(stat) = fstat(file) else { return false };
+    let size = u64::try_from(stat.st_size).unwrap_or(0);
+    let has = u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
+    // Huge pages come from a reserve of their own.
+    let is_huge = fstatfs(file).is_ok_and(|fs| fs.f_type == HUGETLBFS_MAGIC);
+    is_huge || size.saturating_sub(has) <= available_bytes().unwrap_or(0) / 2
+}
+
+/// `MemAvailable` of `/proc/meminfo`, in bytes.
+fn available_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let mut lines = text.lines();
+    let value = lines.find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = value.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib * 1024)
+}
 
 /// A pinned region.
 #[derive(Debug)]
@@ -30,6 +58,9 @@ impl Pins {
     /// # Errors
     /// What the kernel says about the first chunk that it does not take; none is pinned then.
     pub(super) async fn new(local: &Local, region: &Rc<Region>) -> io::Result<Self> {
+        if !region.is_populated() {
+            return Err(io::Error::from_raw_os_error(libc::EDQUOT));
+        }
         let memory = region
             .segment()
             .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
@@ -68,6 +99,9 @@ pub(super) fn explain(error: &io::Error) -> String {
     let advice = match error.raw_os_error() {
         Some(libc::ENOMEM) => {
             ": raise LimitMEMLOCK of the unit, or `ulimit -l`, above the memory of all such guests"
+        }
+        Some(libc::EDQUOT) => {
+            ": it would take more than half of the memory that this machine has left"
         }
         Some(libc::ENOSPC) => {
             ": at most 256 GiB of guest memory can be pinned for the volumes of one I/O thread"
