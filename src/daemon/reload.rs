@@ -6,17 +6,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
-use super::watch::Rest;
+use super::watch::{DEBOUNCE, Rest};
 use crate::config::{self, Loaded, Unparsed, source};
 use crate::metrics::reading::ConfigReading;
 use crate::model::NodeName;
-use crate::model::spec::DesiredState;
+use crate::model::spec::{DesiredState, ExportSpec};
 use crate::model::time::{Times, rfc3339};
 use crate::reconcile::{Config, Handle};
 use crate::state::{AppliedConfig, Store};
 
 /// Most reads of files that are still changing before they are taken as they are.
 const READS: usize = 3;
+/// How many times [`DEBOUNCE`] a doubtful text has to stay as it is before it is believed.
+const DOUBTS: usize = 2;
 
 /// What a look at the files brings.
 enum News {
@@ -26,11 +28,22 @@ enum News {
     Back,
     /// They say something else.
     Other(Box<Loaded>),
+    /// They are doubtful, and change while one looks.
+    Unsettled,
+}
+
+/// What is left to do after a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    Nothing,
+    /// The files were not believed yet: they have to be looked at again.
+    Look,
 }
 
 /// Keeps the configuration in force in step with the files.
 pub(super) struct Reload {
-    path: PathBuf,
+    /// Reads the files.
+    source: Arc<dyn Fn() -> Unparsed + Send + Sync>,
     node: NodeName,
     store: Store,
     times: Times,
@@ -54,7 +67,7 @@ impl Reload {
         times: Times,
     ) -> Result<(Self, Config, Option<String>)> {
         let mut reload = Self {
-            path,
+            source: Arc::new(move || config::read(&path)),
             node,
             store,
             times,
@@ -90,17 +103,13 @@ impl Reload {
     }
 
     /// Reads the files again and does what has to be done about them.
-    pub(super) async fn reload(&mut self, handle: &Handle, rest: Rest) -> Result<()> {
-        let mut news = self.news(rest).await?;
-        if let News::Other(loaded) = &news
-            && rest == Rest::Whole
-            && self.is_doubtful(loaded)
-        {
-            // Each file is whole, but another may be on its way: with the tables that this one had, say.
-            news = self.news(Rest::Unsure).await?;
-        }
-        match news {
+    pub(super) async fn reload(&mut self, handle: &Handle, rest: Rest) -> Result<Left> {
+        match self.look(rest).await? {
             News::None => {}
+            News::Unsettled => {
+                tracing::info!("the files are changing, the configuration in force stays for now");
+                return Ok(Left::Look);
+            }
             News::Back => {
                 self.seen.clone_from(&self.applied.hash);
                 tracing::info!("the files on disk are the ones in force again");
@@ -121,7 +130,20 @@ impl Reload {
                 }
             }
         }
-        Ok(())
+        Ok(Left::Nothing)
+    }
+
+    /// Reads the files, and once more if they are doubtful: each file may be whole, and another still be on its way, with
+    /// the tables that this one had, say. What is doubtful and does not stay is not believed.
+    async fn look(&self, rest: Rest) -> Result<News> {
+        let news = self.news(rest).await?;
+        if let News::Other(loaded) = &news
+            && self.is_doubtful(loaded)
+            && !self.stays(&loaded.hash).await?
+        {
+            return Ok(News::Unsettled);
+        }
+        Ok(news)
     }
 
     /// Reads the files; parses them only when they are not known.
@@ -136,7 +158,7 @@ impl Reload {
         Ok(News::Other(Box::new(self.parse(read).await?)))
     }
 
-    /// Whether files that were read look as if there might be more to come: they are wrong, or tables are gone.
+    /// Whether files that were read look as if there might be more to come: they are wrong, or objects are gone.
     fn is_doubtful(&self, loaded: &Loaded) -> bool {
         match &loaded.result {
             Err(_) => true,
@@ -144,15 +166,23 @@ impl Reload {
         }
     }
 
-    /// Reads the files until they are the same twice. Half a file may be wrong, or be right and lack volumes; only what
-    /// is known already needs no second look.
+    /// Whether the files remain those of this hash for as long as a doubtful text has to.
+    async fn stays(&self, hash: &str) -> Result<bool> {
+        for _ in 0..DOUBTS {
+            tokio::time::sleep(DEBOUNCE).await;
+            if self.read_once().await?.hash != hash {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads the files until they are the same twice, or often enough: whoever calls doubts what is wrong or lacks
+    /// something. Only what is known already needs no second look.
     async fn read(&self, rest: Rest) -> Result<Unparsed> {
         let mut last: Option<Unparsed> = None;
         for _ in 0..READS {
-            let path = self.path.clone();
-            // Files may be on a network; the control thread must not wait for them.
-            let read = tokio::task::spawn_blocking(move || config::read(&path));
-            let read = read.await.context("the configuration's reader failed")?;
+            let read = self.read_once().await?;
             let settled = last.is_some_and(|last| last.hash == read.hash);
             if settled || [&self.seen, &self.applied.hash].contains(&&read.hash) {
                 return Ok(read);
@@ -161,6 +191,13 @@ impl Reload {
             tokio::time::sleep(rest.pause()).await;
         }
         last.context("READS is not zero")
+    }
+
+    async fn read_once(&self) -> Result<Unparsed> {
+        let source = self.source.clone();
+        // Files may be on a network; the control thread must not wait for them.
+        let read = tokio::task::spawn_blocking(move || source());
+        read.await.context("the configuration's reader failed")
     }
 
     async fn parse(&self, read: Unparsed) -> Result<Loaded> {
@@ -250,11 +287,20 @@ impl Reload {
     }
 }
 
-/// What the files declare: `pool.main`, `volume.db`.
+/// What the files declare: `pool.main`, `volume.db`, `volume.db's vhost-user export`.
 fn objects(desired: &DesiredState) -> BTreeSet<String> {
     let pools = desired.pools.keys().map(|name| format!("pool.{name}"));
-    let volumes = desired.volumes.keys().map(|name| format!("volume.{name}"));
-    pools.chain(volumes).collect()
+    let mut objects: BTreeSet<String> = pools.collect();
+    for (name, volume) in &desired.volumes {
+        objects.insert(format!("volume.{name}"));
+        let export = match volume.export {
+            ExportSpec::None => continue,
+            ExportSpec::VhostUser { .. } => "vhost-user",
+            ExportSpec::Ublk { .. } => "ublk",
+        };
+        objects.insert(format!("volume.{name}'s {export} export"));
+    }
+    objects
 }
 
 /// Warnings are no reason to refuse a file, but someone should read them.
@@ -266,15 +312,18 @@ fn warn(loaded: &Loaded) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::watch::DEBOUNCE;
+    use std::path::Path;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
     use super::*;
 
     const WHOLE: &str = "version = 1\n[pool.m]\nmemory = \"64MiB\"\n\
                          [volume.a]\nsize = \"8MiB\"\npool = \"m\"\n\
-                         [volume.b]\nsize = \"8MiB\"\npool = \"m\"\n";
+                         [volume.b]\nsize = \"8MiB\"\npool = \"m\"\nexport = { vhost-user = {} }\n";
 
     /// A daemon that has read [`WHOLE`] from `path`.
-    async fn booted(path: &std::path::Path, state: &std::path::Path) -> (Reload, Config) {
+    async fn booted(path: &Path, state: &Path) -> (Reload, Config) {
         std::fs::write(path, WHOLE).unwrap();
         let store = Store::open(&state.join("db")).unwrap();
         let place = (path.to_owned(), "n1".parse().unwrap());
@@ -324,5 +373,79 @@ mod tests {
         let half = WHOLE.find("[volume.b]").unwrap();
         assert!(doubtful(&WHOLE[..half]).await, "one is gone");
         assert!(doubtful(&WHOLE.replace("8MiB", "8Mib")).await, "wrong");
+        let unexported = WHOLE.replace("export = { vhost-user = {} }", "");
+        assert!(doubtful(&unexported).await, "exports are gone");
+    }
+
+    /// The text without `volume.b`, in the `n`th wording.
+    fn without_b(n: usize) -> String {
+        let half = WHOLE.find("[volume.b]").unwrap();
+        format!("{}# {n}\n", &WHOLE[..half])
+    }
+
+    /// A daemon that has booted from [`WHOLE`] and from then on finds `text(n)` at the `n`th time that it reads.
+    async fn finds(
+        folder: &Path,
+        text: impl Fn(usize) -> String + Send + Sync + 'static,
+    ) -> (Reload, Arc<AtomicUsize>) {
+        let path = folder.join("volund.toml");
+        let (mut reload, _) = booted(&path, folder).await;
+        let reads = Arc::new(AtomicUsize::new(0));
+        let count = reads.clone();
+        reload.source = Arc::new(move || {
+            let n = count.fetch_add(1, Ordering::Relaxed);
+            std::fs::write(&path, text(n)).unwrap();
+            config::read(&path)
+        });
+        (reload, reads)
+    }
+
+    fn volumes(news: Result<News>) -> usize {
+        match news.unwrap() {
+            News::Other(loaded) => loaded.result.unwrap().0.volumes.len(),
+            _ => panic!("it is not to be put in force"),
+        }
+    }
+
+    /// Wherever the table turns up among the reads, what lacks it is not accepted.
+    #[tokio::test]
+    async fn a_table_that_moves_between_files_is_not_dropped() {
+        for found in 2..2 + DOUBTS {
+            let folder = tempfile::tempdir().unwrap();
+            let moved = move |n| match n < found {
+                true => without_b(0),
+                false => WHOLE.replace("8MiB", "16MiB"),
+            };
+            let (reload, _) = finds(folder.path(), moved).await;
+            let news = reload.look(Rest::Whole).await.unwrap();
+            assert!(matches!(news, News::Unsettled), "found at {found}");
+            assert_eq!(volumes(reload.look(Rest::Unsure).await), 2);
+        }
+    }
+
+    /// Each read finds something else: it is not accepted while a table is missing or something is wrong, however long it
+    /// is looked at.
+    #[tokio::test]
+    async fn a_doubtful_text_that_keeps_changing_is_never_accepted() {
+        let folder = tempfile::tempdir().unwrap();
+        let (reload, _) = finds(folder.path(), without_b).await;
+        for rest in [Rest::Whole, Rest::Unsure, Rest::Whole] {
+            let news = reload.look(rest).await.unwrap();
+            assert!(matches!(news, News::Unsettled), "{rest:?}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let (reload, _) = finds(folder.path(), |n| format!("nonsense = {n}")).await;
+        let news = reload.look(Rest::Whole).await.unwrap();
+        assert!(matches!(news, News::Unsettled), "wrong");
+    }
+
+    #[tokio::test]
+    async fn a_table_that_stays_away_is_gone_after_half_a_second_of_doubt() {
+        let folder = tempfile::tempdir().unwrap();
+        let (reload, reads) = finds(folder.path(), |_| without_b(0)).await;
+        assert_eq!(volumes(reload.look(Rest::Whole).await), 1);
+        assert_eq!(reads.load(Ordering::Relaxed), 2 + DOUBTS);
+        let doubts = u32::try_from(DOUBTS).unwrap();
+        assert!(DEBOUNCE * doubts >= Duration::from_millis(500));
     }
 }

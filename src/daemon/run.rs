@@ -15,7 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch as channel};
 
 use super::logging::{self, LogFormat};
-use super::reload::Reload;
+use super::reload::{Left, Reload};
 use super::watch::{Rest, Watch};
 use super::wiring;
 use crate::engine::{Engine, EngineConfig};
@@ -199,12 +199,12 @@ impl Daemon {
                     }
                 },
                 () = self.files.notified() => {
-                    if let Err(error) = self.reload.reload(&self.handle, Rest::Unsure).await {
+                    if let Err(error) = self.look(Rest::Unsure).await {
                         break Err(error);
                     }
                 }
                 Some(rest) = self.changes.recv() => {
-                    if let Err(error) = self.reload.reload(&self.handle, rest).await {
+                    if let Err(error) = self.look(rest).await {
                         break Err(error);
                     }
                 }
@@ -228,6 +228,14 @@ impl Daemon {
         };
         self.shutdown().await;
         result
+    }
+
+    /// Looks at the files, and sees to another look if this one was not enough.
+    async fn look(&mut self, rest: Rest) -> Result<()> {
+        if self.reload.reload(&self.handle, rest).await? == Left::Look {
+            self.files.notify_one();
+        }
+        Ok(())
     }
 
     /// Feeds the watchdog, and shows a line in `systemctl status`.
