@@ -1,10 +1,12 @@
 //! Finding the replicas of a volume: by the name in their labels, then by the id in them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::engine::Engine;
 use super::error::EngineError;
+use super::look::Looks;
 use crate::model::spec::VolumeSpec;
 use crate::model::status::ReplicaState;
 use crate::model::{PoolName, ReplicaId, VolumeId, VolumeName};
@@ -104,16 +106,14 @@ impl Engine {
     /// Looks into every listed pool.
     pub(super) async fn gather(&self, name: &VolumeName, pools: &[PoolName]) -> Gathered {
         let mut gathered = Gathered::default();
+        let mut looked = Vec::new();
         for pool in pools {
-            let looked = match self.open_one(pool) {
-                Ok(_) => self.look_into(pool).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = looked {
-                gathered.offline.push((pool.clone(), error.to_string()));
+            match self.look_into_open(pool).await {
+                Ok(looks) => looked.push((pool, looks)),
+                Err(error) => gathered.offline.push((pool.clone(), error.to_string())),
             }
         }
-        self.collect(name, pools, &mut gathered);
+        self.collect(name, &looked, &mut gathered);
         let parked: Vec<_> = self.parked().values().cloned().collect();
         for volume in parked.into_iter().filter(|volume| volume.name == *name) {
             gathered
@@ -125,14 +125,26 @@ impl Engine {
         gathered
     }
 
-    /// What was just seen in the pools that are not offline and bears on the volumes of this name.
-    fn collect(&self, name: &VolumeName, pools: &[PoolName], gathered: &mut Gathered) {
+    /// What was just seen in the pools that were looked into and bears on the volumes of this name. One that was closed or
+    /// opened anew since counts as offline: nobody may take it for empty (spec A0).
+    fn collect(
+        &self,
+        name: &VolumeName,
+        looked: &[(&PoolName, Arc<Looks>)],
+        gathered: &mut Gathered,
+    ) {
         let all = self.pools();
-        let offline = &gathered.offline;
-        let online = pools
-            .iter()
-            .filter(|pool| !offline.iter().any(|(o, _)| o == *pool));
-        let entries: Vec<_> = online.filter_map(|p| Some((p, all.get(p)?))).collect();
+        let mut entries = Vec::new();
+        for (pool, looks) in looked {
+            let entry = all.get(*pool).filter(|entry| entry.is_of(looks));
+            match entry.filter(|entry| entry.pool.is_some()) {
+                Some(entry) => entries.push((*pool, entry)),
+                None => gathered.offline.push((
+                    (*pool).clone(),
+                    format!("pool \"{pool}\" was closed while others were looked into"),
+                )),
+            }
+        }
         let named = entries.iter().flat_map(|(_, e)| e.found.named(name));
         let ids: BTreeSet<VolumeId> = named
             .filter(|found| matches!(found.place, Place::Active(_)))

@@ -42,6 +42,12 @@ impl Looks {
         self.begun.load(Ordering::Relaxed)
     }
 
+    /// Lets no look end, nor another begin, meanwhile.
+    #[cfg(test)]
+    pub(super) async fn hold(&self) -> impl Drop {
+        self.last.lock().await
+    }
+
     /// The result of a look that begins after this call does.
     async fn share(
         &self,
@@ -68,30 +74,54 @@ impl Engine {
     /// # Errors
     /// When the disk does not answer; what was seen before stays, with the problem.
     pub(super) async fn look_into(&self, name: &PoolName) -> Result<(), EngineError> {
-        let open = self.pools().get(name).and_then(|entry| {
-            let pool = entry.pool.clone()?;
-            Some((pool, Arc::clone(&entry.looks)))
-        });
-        match open {
-            Some((pool, looks)) => looks.share(self.look(name, &pool)).await,
+        match self.open_with_looks(name) {
+            Some((pool, looks)) => looks.share(self.look(name, &pool, &looks)).await,
             None => Ok(()),
         }
     }
 
-    async fn look(&self, name: &PoolName, pool: &Pool) -> Result<(), EngineError> {
+    /// As [`Engine::look_into`], of a pool that has to be open. What was seen is in the pool's entry for as long as that
+    /// one has the looks that this answers: an entry that took its place may not have been looked into.
+    ///
+    /// # Errors
+    /// When it is not open, or the disk does not answer.
+    pub(super) async fn look_into_open(&self, name: &PoolName) -> Result<Arc<Looks>, EngineError> {
+        let Some((pool, looks)) = self.open_with_looks(name) else {
+            return Err(self.offline(name));
+        };
+        looks.share(self.look(name, &pool, &looks)).await?;
+        Ok(looks)
+    }
+
+    fn open_with_looks(&self, name: &PoolName) -> Option<(Pool, Arc<Looks>)> {
+        let pools = self.pools();
+        let entry = pools.get(name)?;
+        Some((entry.pool.clone()?, Arc::clone(&entry.looks)))
+    }
+
+    async fn look(
+        &self,
+        name: &PoolName,
+        pool: &Pool,
+        looks: &Arc<Looks>,
+    ) -> Result<(), EngineError> {
         let looked = async {
             let listing = pool.list().await?;
             Ok::<_, PoolError>((listing, pool.survey().await?))
         };
         let looked = looked.await.map_err(EngineError::from);
         let result = looked.as_ref().map(drop).map_err(EngineError::clone);
-        if let Some(entry) = self.pools().get_mut(name) {
+        let mut pools = self.pools();
+        // It may have been opened anew meanwhile: that is another pool.
+        let entry = pools.get_mut(name).filter(|e| e.is_of(looks));
+        if let Some(entry) = entry {
             entry.problem = looked.as_ref().err().map(EngineError::problem);
             if let Ok((listing, survey)) = looked {
                 entry.found = Found::new(listing.replicas);
                 entry.capacity = survey.capacity;
             }
         }
+        drop(pools);
         self.touch();
         result
     }

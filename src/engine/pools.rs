@@ -28,7 +28,15 @@ pub(super) struct PoolEntry {
     pub(super) capacity: Capacity,
     /// As last seen.
     pub(super) found: Found,
+    /// No other entry has the same.
     pub(super) looks: Arc<Looks>,
+}
+
+impl PoolEntry {
+    /// Whether these looks were into this pool, not into one that was open under its name before.
+    pub(super) fn is_of(&self, looks: &Arc<Looks>) -> bool {
+        Arc::ptr_eq(&self.looks, looks)
+    }
 }
 
 impl Engine {
@@ -124,17 +132,16 @@ impl Engine {
     /// # Errors
     /// `PoolOffline` with the pool's own problem when it is not open.
     pub(super) fn open_one(&self, name: &PoolName) -> Result<Pool, EngineError> {
+        let open = self.pools().get(name).and_then(|entry| entry.pool.clone());
+        open.ok_or_else(|| self.offline(name))
+    }
+
+    /// `PoolOffline` with the pool's own problem.
+    pub(super) fn offline(&self, name: &PoolName) -> EngineError {
         let pools = self.pools();
-        let entry = pools.get(name);
-        if let Some(pool) = entry.and_then(|entry| entry.pool.clone()) {
-            return Ok(pool);
-        }
-        let problem = entry.and_then(|entry| entry.problem.clone());
+        let problem = pools.get(name).and_then(|entry| entry.problem.clone());
         let why = problem.map_or_else(|| "it is not open".to_owned(), |p| p.message);
-        Err(EngineError::new(
-            "PoolOffline",
-            format!("pool \"{name}\" is offline: {why}"),
-        ))
+        EngineError::new("PoolOffline", format!("pool \"{name}\" is offline: {why}"))
     }
 
     /// Lets go of a pool. Its data stays where it is.

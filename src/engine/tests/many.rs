@@ -1,5 +1,7 @@
 //! Many volumes at a time, on real files.
 
+use std::sync::Arc;
+
 use super::*;
 
 const VOLUMES: usize = 40;
@@ -43,6 +45,57 @@ fn volumes_that_start_together_share_looks_into_their_pool() {
         assert_eq!(engine.observe().await.volumes.len(), VOLUMES);
         engine.shutdown().await;
     });
+}
+
+/// Does something to pool a after it was looked into, and while b still is: nobody may take a for empty (spec A0).
+fn check_gather_while(happens: impl Fn(&Engine)) {
+    run(async {
+        let node = Node::new();
+        let engine = node.start().await;
+        let both = [pool("a"), pool("b")];
+        for name in &both {
+            let opened = engine.open_pool(name, &node.pool(name.as_str())).await;
+            opened.unwrap();
+        }
+        let made = engine.ensure_volume(&volume("db"), &spec(&["a"])).await;
+        made.unwrap();
+        let before = looks(&engine);
+        let looks_into_b = Arc::clone(&engine.pools()[&both[1]].looks);
+        let slow = looks_into_b.hold().await;
+        let gathering = tokio::spawn({
+            let (engine, both) = (engine.clone(), both.clone());
+            async move { engine.gather(&volume("db"), &both).await }
+        });
+        let looks_into_a = Arc::clone(&engine.pools()[&both[0]].looks);
+        while looks(&engine) == before {
+            tokio::task::yield_now().await;
+        }
+        drop(looks_into_a.hold().await);
+        happens(&engine);
+        drop(slow);
+        let gathered = gathering.await.unwrap();
+        let offline: Vec<_> = gathered.offline.iter().map(|(pool, _)| pool).collect();
+        assert_eq!(offline, [&both[0]]);
+        let refused = engine.check_creatable(&volume("db"), &gathered);
+        assert_eq!(refused.unwrap_err().reason(), "PoolOffline");
+        engine.shutdown().await;
+    });
+}
+
+#[test]
+fn a_pool_that_is_opened_anew_while_others_are_looked_into_is_not_taken_for_empty() {
+    check_gather_while(|engine| {
+        let mut pools = engine.pools();
+        let entry = pools.get_mut(&pool("a")).unwrap();
+        entry.found = crate::engine::found::Found::default();
+        entry.looks = Arc::default();
+    });
+}
+
+#[test]
+fn a_pool_that_is_closed_while_others_are_looked_into_is_not_taken_for_empty() {
+    check_gather_while(|engine| drop(engine.pools().remove(&pool("a"))));
+    check_gather_while(|engine| engine.pools().get_mut(&pool("a")).unwrap().pool = None);
 }
 
 /// A reactor with nothing to do sleeps: the sizes of its files are none of its business as long as they suffice.
