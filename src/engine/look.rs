@@ -135,10 +135,19 @@ impl Engine {
         name: &PoolName,
         replica: ReplicaId,
     ) -> Result<(), EngineError> {
-        let found = self.open_one(name)?.find(replica).await?;
-        if let (Some(entry), Some(found)) = (self.pools().get_mut(name), found) {
+        let Some((pool, looks)) = self.open_with_looks(name) else {
+            return Err(self.offline(name));
+        };
+        // A look that began before the file was made would take it away again, did it end after this.
+        let last = looks.last.lock().await;
+        let found = pool.find(replica).await?;
+        let mut pools = self.pools();
+        let entry = pools.get_mut(name).filter(|entry| entry.is_of(&looks));
+        if let (Some(entry), Some(found)) = (entry, found) {
             entry.found.put(found);
         }
+        drop(pools);
+        drop(last);
         self.touch();
         Ok(())
     }

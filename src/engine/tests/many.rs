@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::engine::found::Found;
+use crate::model::ReplicaId;
 
 const VOLUMES: usize = 40;
 
@@ -34,6 +36,8 @@ fn volumes_that_start_together_share_looks_into_their_pool() {
         ensure_all(&engine).await;
         let made = looks(&engine);
         assert!(made < 20, "{made} looks to make {VOLUMES} volumes");
+        let files = engine.pools()[&pool("a")].found.iter().count();
+        assert_eq!(files, VOLUMES, "each is known to have its file");
         engine.shutdown().await;
         drop(engine);
 
@@ -44,6 +48,33 @@ fn volumes_that_start_together_share_looks_into_their_pool() {
         assert!(found < 10, "{found} looks to find {VOLUMES} volumes");
         assert_eq!(engine.observe().await.volumes.len(), VOLUMES);
         engine.shutdown().await;
+    });
+}
+
+#[test]
+fn a_look_that_began_before_a_file_was_made_does_not_take_it_away() {
+    run(async {
+        let node = Node::new();
+        let engine = node.start().await;
+        engine.open_pool(&pool("a"), &node.pool("a")).await.unwrap();
+        let into_a = Arc::clone(&engine.pools()[&pool("a")].looks);
+        let replica = ReplicaId::generate();
+        let handle = engine.open_one(&pool("a")).unwrap();
+        let made = handle.create(replica, 8 * MIB, true).await;
+        made.unwrap();
+        let look = into_a.hold().await;
+        let made = tokio::spawn({
+            let engine = engine.clone();
+            async move { engine.look_at(&pool("a"), replica).await }
+        });
+        for _ in 0..100 {
+            drop(handle.find(replica).await.unwrap());
+        }
+        engine.pools().get_mut(&pool("a")).unwrap().found = Found::default();
+        drop(look);
+        made.await.unwrap().unwrap();
+        let pools = engine.pools();
+        assert_eq!(pools[&pool("a")].found.of_replica(replica).count(), 1);
     });
 }
 
@@ -87,7 +118,7 @@ fn a_pool_that_is_opened_anew_while_others_are_looked_into_is_not_taken_for_empt
     check_gather_while(|engine| {
         let mut pools = engine.pools();
         let entry = pools.get_mut(&pool("a")).unwrap();
-        entry.found = crate::engine::found::Found::default();
+        entry.found = Found::default();
         entry.looks = Arc::default();
     });
 }
