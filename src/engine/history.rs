@@ -46,7 +46,7 @@ impl Happened {
 }
 
 impl Engine {
-    /// Adds to a volume's history, in the background.
+    /// Adds to a volume's history, which is written in the background.
     pub(super) fn note(&self, id: VolumeId, generation: u64, happened: Vec<Happened>) {
         if happened.is_empty() {
             return;
@@ -63,9 +63,10 @@ impl Engine {
             replica: happened.replica,
             detail: happened.detail,
         });
-        let (events, store) = (events.collect(), self.shared.store.clone());
+        // It is added here and now: one that came after the volume was forgotten would be kept for ever.
+        let written = self.shared.store.add_history(id, events.collect());
         tokio::spawn(async move {
-            if let Err(error) = store.add_history(id, events).await {
+            if let Err(error) = written.await {
                 tracing::warn!(volume = %id, %error, "what happened to it could not be remembered");
             }
         });

@@ -291,33 +291,36 @@ impl Store {
             .unwrap_or_default()
     }
 
-    /// Adds to what is remembered to have happened to a volume. Shown at once, also when it can't be written.
+    /// Adds to what is remembered to have happened to a volume. It has its place among the changes when this returns, and is
+    /// shown at once, also when it can't be written; what it answers says when it was written.
     ///
     /// # Errors
     /// When it can't be written.
-    pub async fn add_history(
+    pub fn add_history(
         &self,
         id: VolumeId,
         events: Vec<HistoryEvent>,
-    ) -> Result<(), StateError> {
+    ) -> impl Future<Output = Result<(), StateError>> + use<> {
         // In one go, so that changes are written in the order that they were made in, however many at a time.
         let asked = self.read(|contents| {
             let history = contents.histories.entry(id).or_default();
             events.into_iter().for_each(|event| history.push(event));
             self.ask("history", id.to_string(), Some(&*history))
         });
-        written(asked?).await
+        async move { written(asked?).await }
     }
 
-    /// Forgets what happened to a volume.
+    /// Forgets what happened to a volume, also what was added and is not written yet.
     ///
     /// # Errors
     /// When it can't be written.
     pub async fn remove_history(&self, id: VolumeId) -> Result<(), StateError> {
-        self.write::<History>("history", id.to_string(), None)
-            .await?;
-        self.read(|contents| contents.histories.remove(&id));
-        Ok(())
+        // In one go, so that an addition is either deleted by this or begins anew.
+        let asked = self.read(|contents| {
+            contents.histories.remove(&id);
+            self.ask::<History>("history", id.to_string(), None)
+        });
+        written(asked?).await
     }
 }
 

@@ -158,3 +158,43 @@ fn changes_of_members_and_histories_survive_reopening() {
     let store = reopened();
     assert!(store.member_changes().is_empty() && store.history(volume).events.is_empty());
 }
+
+#[test]
+fn what_is_added_while_a_history_is_forgotten_does_not_bring_it_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("volund.redb");
+    let volume = VolumeId::generate();
+    let event = |generation| crate::model::why::HistoryEvent {
+        time: "t".into(),
+        generation,
+        what: "Test".into(),
+        pool: None,
+        replica: None,
+        detail: String::new(),
+    };
+    let store = Store::open(&path).unwrap();
+    block_on(async {
+        store.add_history(volume, vec![event(1)]).await.unwrap();
+        // Its place is that of the call, not that of the await.
+        let before = store.add_history(volume, vec![event(2)]);
+        let mut removing = Box::pin(store.remove_history(volume));
+        let removed =
+            std::future::poll_fn(|context| std::task::Poll::Ready(removing.as_mut().poll(context)))
+                .await;
+        let after = store.add_history(volume, vec![event(3)]);
+        if removed.is_pending() {
+            removing.await.unwrap();
+        }
+        before.await.unwrap();
+        after.await.unwrap();
+    });
+    assert_eq!(store.history(volume).events, [event(3)]);
+    drop(store);
+    let store = loop {
+        match Store::open(&path) {
+            Ok(store) => break store,
+            Err(_) => std::thread::yield_now(),
+        }
+    };
+    assert_eq!(store.history(volume).events, [event(3)]);
+}
