@@ -171,13 +171,20 @@ fn counts(here: &Built, there: &Built) -> Result<Vec<String>> {
         );
         let ratio = now / before;
         println!("{work:10} {before:12.0} {now:12.0} {ratio:8.3}");
-        if ratio > INSTRUCTIONS_MAX {
-            losses.push(format!(
-                "{work}: {now:.0} instructions a request, {before:.0} before ({ratio:.3} times; at most {INSTRUCTIONS_MAX} are allowed)"
-            ));
-        }
+        losses.extend(loss(work, before, now));
     }
     Ok(losses)
+}
+
+/// What is wrong with these instructions of a request, if anything is. No work takes none: then the counts are no good.
+fn loss(work: &str, before: f64, now: f64) -> Option<String> {
+    let ratio = now / before;
+    let holds = before > 0.0 && now > 0.0 && ratio <= INSTRUCTIONS_MAX;
+    (!holds).then(|| {
+        format!(
+            "{work}: {now:.0} instructions a request, {before:.0} before ({ratio:.3} times; at most {INSTRUCTIONS_MAX} are allowed)"
+        )
+    })
 }
 
 /// Instructions of one request.
@@ -259,6 +266,22 @@ mod tests {
         let text = "events: Ir\nsummary: 12\nfn=(1)\n5 7\ntotals: 756883\n";
         assert_eq!(total(text), Some(756_883.0));
         assert_eq!(total("events: Ir\n"), None);
+    }
+
+    #[test]
+    fn only_counts_that_can_be_compared_and_are_close_are_no_loss() {
+        assert_eq!(loss("x", 1000.0, 1030.0), None);
+        assert_eq!(loss("x", 1000.0, 900.0), None);
+        for (before, now) in [
+            (1000.0, 1031.0),
+            (f64::NAN, 1000.0),
+            (1000.0, f64::NAN),
+            (0.0, 0.0),
+            (0.0, 1000.0),
+            (1000.0, -5.0),
+        ] {
+            assert!(loss("x", before, now).is_some(), "{before} to {now}");
+        }
     }
 
     #[test]

@@ -109,6 +109,7 @@ mod tests {
             low: 0.5,
             high: 2.0,
             rounds: 15,
+            played: 15,
         };
         let mut out = String::new();
         bar(&mut out, (0.0, 100.0), "red", ratio);

@@ -35,12 +35,14 @@ pub(crate) struct Ratio {
     pub(crate) median: f64,
     pub(crate) low: f64,
     pub(crate) high: f64,
+    /// Rounds with a ratio, and all that were played.
     pub(crate) rounds: usize,
+    pub(crate) played: usize,
 }
 
 impl Ratio {
     /// Of the same figure of two contenders, round by round: `ours` divided by `theirs`. Rounds that only one of them has,
-    /// or without a figure to divide by, are left out.
+    /// or without a figure to divide by, are left out; a judgement does not overlook that.
     pub(crate) fn paired(ours: &[f64], theirs: &[f64]) -> Ratio {
         let ratios: Vec<f64> = ours
             .iter()
@@ -48,7 +50,15 @@ impl Ratio {
             .map(|(ours, theirs)| ours / theirs)
             .filter(|ratio| ratio.is_finite())
             .collect();
-        Ratio::of(&ratios)
+        Ratio {
+            played: ours.len().max(theirs.len()),
+            ..Ratio::of(&ratios)
+        }
+    }
+
+    /// Whether there is a ratio of every round.
+    fn is_complete(&self) -> bool {
+        self.rounds > 0 && self.rounds == self.played
     }
 
     /// Of ratios that somebody else has computed.
@@ -60,6 +70,7 @@ impl Ratio {
                 low: f64::NAN,
                 high: f64::NAN,
                 rounds,
+                played: rounds,
             };
         }
         let mut random = SEED;
@@ -78,13 +89,18 @@ impl Ratio {
             low: quantile(&medians, TAIL),
             high: quantile(&medians, 1.0 - TAIL),
             rounds,
+            played: rounds,
         }
     }
 }
 
 impl fmt::Display for Ratio {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.3} [{:.3}, {:.3}]", self.median, self.low, self.high)
+        write!(f, "{:.3} [{:.3}, {:.3}]", self.median, self.low, self.high)?;
+        match self.is_complete() {
+            true => Ok(()),
+            false => write!(f, " ({} of {} rounds)", self.rounds, self.played),
+        }
     }
 }
 
@@ -172,13 +188,16 @@ pub(crate) struct Judgement {
     pub(crate) verdict: Verdict,
 }
 
-/// Judges `what` by the unfavourable end of its interval, and by the median where noise is wider than that.
+/// Judges `what` by the unfavourable end of its interval, and by the median where noise is wider than that. A
+/// ratio that lacks rounds misses: those may be the bad ones.
 pub(crate) fn judge(what: impl Into<String>, ratio: Ratio, line: Line) -> Judgement {
     let (unfavourable, favourable) = match line {
         Line::AtLeast(_) => (ratio.low, ratio.high),
         Line::AtMost(_) => (ratio.high, ratio.low),
     };
-    let verdict = if line.meets(unfavourable) {
+    let verdict = if !ratio.is_complete() {
+        Verdict::Misses
+    } else if line.meets(unfavourable) {
         Verdict::Holds
     } else if line.meets(ratio.median) {
         Verdict::HoldsInNoise
@@ -243,12 +262,27 @@ mod tests {
     }
 
     #[test]
+    fn a_ratio_that_lacks_rounds_misses_whatever_the_others_are() {
+        let verdict = |ours: &[f64], theirs: &[f64]| {
+            let judged = judge("x", Ratio::paired(ours, theirs), Line::AtLeast(0.9));
+            (judged.verdict, judged.to_string())
+        };
+        assert_eq!(verdict(&[1.0, 1.0], &[1.0, 1.0]).0, Verdict::Holds);
+        for theirs in [&[1.0, 0.0][..], &[1.0, f64::NAN], &[1.0]] {
+            let (verdict, text) = verdict(&[1.0, 1.0], theirs);
+            assert_eq!(verdict, Verdict::Misses, "{theirs:?}");
+            assert!(text.contains("1 of 2 rounds"), "{text}");
+        }
+    }
+
+    #[test]
     fn the_unfavourable_end_decides_and_the_median_where_noise_is_wider() {
         let ratio = |low, median, high| Ratio {
             median,
             low,
             high,
             rounds: 15,
+            played: 15,
         };
         let verdict = |ratio, line| judge("x", ratio, line).verdict;
         let wide = ratio(0.9, 1.0, 1.1);
