@@ -198,6 +198,7 @@ pub(crate) fn counted(
     let _it_was_read = std::fs::remove_file(&out);
     let sample: Sample = serde_json::from_str(said.trim())
         .with_context(|| format!("bench_client under perf said {said}"))?;
+    sample.check(&contender.name)?;
     Ok(Some((events?, sample)))
 }
 

@@ -41,6 +41,17 @@ pub(crate) struct Span {
 }
 
 impl Sample {
+    /// That something was done, all of it well.
+    pub(super) fn check(&self, who: &str) -> Result<()> {
+        ensure!(
+            self.errors == 0.0 && self.requests > 0.0,
+            "{who}: {} requests, {} errors",
+            self.requests,
+            self.errors
+        );
+        Ok(())
+    }
+
     /// Requests for a second of the backend's CPU.
     pub(crate) fn iops_per_cpu(&self) -> f64 {
         self.backend_cpu_seconds
@@ -80,13 +91,7 @@ pub(crate) fn measure(
             fio(programs, files, load, span)?
         }
     };
-    ensure!(
-        sample.errors == 0.0 && sample.requests > 0.0,
-        "{}: {} requests, {} errors",
-        contender.name,
-        sample.requests,
-        sample.errors
-    );
+    sample.check(&contender.name)?;
     Ok(sample)
 }
 
@@ -202,6 +207,20 @@ mod tests {
         assert_eq!((both.iops, both.p99_us), (80.0, 70.0));
         assert_eq!(both.backend_cpu_seconds, Some(0.5));
         assert!((both.iops_per_cpu() - 160.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_sample_with_errors_or_without_requests_is_none() {
+        let check = |requests, errors| {
+            let sample = Sample {
+                requests,
+                errors,
+                ..Sample::default()
+            };
+            sample.check("x").is_ok()
+        };
+        assert!(check(1.0, 0.0));
+        assert!(!check(1.0, 1.0) && !check(0.0, 0.0) && !check(1.0, f64::NAN));
     }
 
     #[test]
