@@ -16,7 +16,7 @@ use tokio::sync::{Notify, mpsc, watch as channel};
 
 use super::logging::{self, LogFormat};
 use super::reload::{Left, Reload};
-use super::watch::{Rest, Watch};
+use super::watch::{Rest, Told, Watch};
 use super::wiring;
 use crate::engine::{Engine, EngineConfig};
 use crate::http::{self, Api};
@@ -116,7 +116,7 @@ struct Daemon {
     /// Told by `POST /v1/reconcile` and SIGHUP.
     files: Arc<Notify>,
     /// Tells when the files may have changed.
-    changes: mpsc::Receiver<Rest>,
+    changes: mpsc::Receiver<Told>,
     /// Ends the listeners.
     stop: channel::Sender<bool>,
     /// What systemd shows.
@@ -203,8 +203,8 @@ impl Daemon {
                         break Err(error);
                     }
                 }
-                Some(rest) = self.changes.recv() => {
-                    if let Err(error) = self.look(rest).await {
+                Some(told) = self.changes.recv() => {
+                    if let Err(error) = self.look(told.rest()).await {
                         break Err(error);
                     }
                 }

@@ -44,6 +44,30 @@ impl Rest {
     }
 }
 
+/// What a [`Watch`] tells.
+#[derive(Debug)]
+pub(super) struct Told {
+    rest: Rest,
+    at: Instant,
+}
+
+impl Told {
+    fn now(rest: Rest) -> Self {
+        Self {
+            rest,
+            at: Instant::now(),
+        }
+    }
+
+    /// How sure it still is. If it had to wait, for a reload say, a file may have been opened in place since.
+    pub(super) fn rest(&self) -> Rest {
+        if self.at.elapsed() > REREAD_WHOLE {
+            return Rest::Unsure;
+        }
+        self.rest
+    }
+}
+
 /// What an event says about a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Seen {
@@ -86,11 +110,11 @@ impl Watch {
     }
 
     /// Tells `files` each time that they should be read, until nobody listens.
-    pub(super) async fn run(mut self, files: mpsc::Sender<Rest>) {
+    pub(super) async fn run(mut self, files: mpsc::Sender<Told>) {
         loop {
             self.refresh().await;
-            let rest = self.changed().await;
-            if files.send(rest).await.is_err() {
+            let told = Told::now(self.changed().await);
+            if files.send(told).await.is_err() {
                 return;
             }
         }
@@ -245,6 +269,22 @@ mod tests {
         assert_eq!(watch.changed().await, Rest::Unsure, "one of them in place");
         fs::remove_file(root.join("b.toml")).unwrap();
         assert_eq!(watch.changed().await, Rest::Whole, "a file that went");
+    }
+
+    #[test]
+    fn files_were_whole_when_it_was_told_and_need_not_be_later() {
+        let told = Told::now(Rest::Whole);
+        let late = Told {
+            at: told.at - 2 * REREAD_WHOLE,
+            ..told
+        };
+        assert_eq!(late.rest(), Rest::Unsure);
+        let fresh = Told {
+            // As if it came to be told right now, however slow this test is.
+            at: Instant::now() + DEBOUNCE,
+            ..late
+        };
+        assert_eq!(fresh.rest(), Rest::Whole);
     }
 
     #[tokio::test]
