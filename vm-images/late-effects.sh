@@ -5,12 +5,14 @@ ip link set lo up
 trap "" PIPE
 mkdir -p /a /b /state /etc/volund
 
-# What volund.toml says, and what a client may wait, milliseconds: that, and a second more.
+# What volund.toml says, and what a client may wait, milliseconds: that, and so much more.
 io_timeout=2
-patience="$((io_timeout * 1000)) 1000"
+ask spare
+patience="$((io_timeout * 1000)) $answer"
 # What everybody else may take, milliseconds. The clients deduct by how much the machine itself, emulated on a shared host, is
 # late at the time.
-others=100
+ask others
+others=$answer
 MiB=2048
 
 # The disk, in memory: what the host's disk does meanwhile is not asked here.

@@ -4,12 +4,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::{Contents, Guest, Kernel, Machine, Outcome, own_program, test_script};
+use crate::shows::Pace;
 use crate::{daemon, packages, shell};
 
-pub(super) fn run(kernel: &Kernel, machine: Machine) -> Result<Outcome> {
+pub(super) fn run(kernel: &Kernel, machine: Machine, pace: Pace) -> Result<Outcome> {
     packages::need(&[packages::MAPPER, packages::LOAD])?;
     let fio = shell::which("fio").context("fio is not installed")?;
     let dmsetup = shell::which("dmsetup").context("dmsetup is not installed")?;
@@ -33,7 +34,11 @@ pub(super) fn run(kernel: &Kernel, machine: Machine) -> Result<Outcome> {
         },
         limit: Duration::from_secs(1100),
     };
-    guest.run(&mut |word| Ok(word.to_owned()))
+    guest.run(&mut |word| match word {
+        "spare" => Ok(pace.spare_ms().to_string()),
+        "others" => Ok(pace.others_ms().to_string()),
+        other => bail!("the guest asks for {other:?}"),
+    })
 }
 
 /// A client, built if it isn't.

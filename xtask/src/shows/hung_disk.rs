@@ -1,7 +1,7 @@
 //! Show: a disk that does not answer, by `volund inject ... hang` and without a guest, so that times mean something; the pools
 //! are in memory for the same reason. A mirror's client goes on within `io_timeout` and a second, what it was answered stays as
 //! it was when the hung operations happen at last, and the replica comes back by itself; a volume with one copy waits; nobody
-//! else takes 100 ms.
+//! else does.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use super::Pace;
 use super::client::only_replica;
 use super::loop_pool::{Filesystem, LoopPool, pool_table};
 use crate::daemon::{self, Daemon, Site};
@@ -19,14 +20,10 @@ use crate::shell;
 
 /// What the configuration says.
 const IO_TIMEOUT: Duration = Duration::from_secs(2);
-/// What the client of a mirror may wait beyond that (spec G11, and the commit).
-const SPARE_MS: u64 = 1000;
-/// What the status page and other volumes may take.
-const OTHERS_MS: &str = "100";
 /// Where a replica's data begins.
 const DATA_OFFSET: u64 = 1 << 20;
 
-pub(super) fn round(seed: u64) -> Result<String> {
+pub(super) fn round(seed: u64, pace: Pace) -> Result<String> {
     let disk = LoopPool::in_memory(Filesystem::Xfs)?;
     let mut site = Site::new(&daemon::build()?)?;
     site.keep_state_in(disk.mountpoint().join("state"));
@@ -37,14 +34,14 @@ pub(super) fn round(seed: u64) -> Result<String> {
     let mut alone = Client::start(&site, "alone", seed + 1000)?;
     mirror.ask("fill")?;
     alone.ask("fill")?;
-    let probe = Probe::start(&site)?;
+    let probe = Probe::start(&site, pace)?;
 
     inject(&site, "mirror", "hang")?;
     inject(&site, "alone", "hang")?;
     let held = Instant::now();
     mirror.ask("burst")?;
     alone.ask("burst")?;
-    let answers = format!("answers {} {SPARE_MS}", IO_TIMEOUT.as_millis());
+    let answers = format!("answers {} {}", IO_TIMEOUT.as_millis(), pace.spare_ms());
     let first = mirror.ask(&answers)?;
     mirror.ask("overwrite")?;
     mirror.ask(&answers)?;
@@ -179,9 +176,9 @@ struct Probe {
 }
 
 impl Probe {
-    fn start(site: &Site) -> Result<Probe> {
+    fn start(site: &Site, pace: Pace) -> Result<Probe> {
         let stop = site.path("probe.stop");
-        let child = probe_command(site, &stop)
+        let child = probe_command(site, &stop, pace)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -200,9 +197,10 @@ impl Probe {
     }
 }
 
-fn probe_command(site: &Site, stop: &Path) -> std::process::Command {
+fn probe_command(site: &Site, stop: &Path, pace: Pace) -> std::process::Command {
     let mut command = shell::command("target/debug/examples/vhost_late");
     command.arg("probe").arg(site.socket("other"));
-    command.arg(site.http()).arg(stop).arg(OTHERS_MS);
+    command.arg(site.http()).arg(stop);
+    command.arg(pace.others_ms().to_string());
     command
 }

@@ -36,7 +36,7 @@ pub(crate) struct Show {
     round: fn(seed: u64) -> Result<String>,
 }
 
-pub(crate) const SHOWS: [Show; 32] = [
+pub(crate) const SHOWS: [Show; 34] = [
     Show {
         name: "demo",
         about: "the main job, as a newcomer sees it",
@@ -75,16 +75,30 @@ pub(crate) const SHOWS: [Show; 32] = [
     Show {
         name: "guest-late-effects",
         about: "disks that are held, slowed and broken under the daemon in a guest: nothing lands late; a kernel a round",
-        rounds_in_test: 1,
+        rounds_in_test: 0,
         rounds_in_soak: 2,
-        round: late_effects,
+        round: |round| late_effects(round, Pace::AsPromised),
+    },
+    Show {
+        name: "guest-late-effects-any-pace",
+        about: "the same on a machine that may be busy: nobody waits for the disk, but may take longer",
+        rounds_in_test: 1,
+        rounds_in_soak: 0,
+        round: |round| late_effects(round, Pace::ThatOfABusyMachine),
     },
     Show {
         name: "hung-disk",
         about: "a replica that hangs: its mirror goes on, nothing lands late, nobody else takes 100 ms",
-        rounds_in_test: 1,
+        rounds_in_test: 0,
         rounds_in_soak: 10,
-        round: hung_disk::round,
+        round: |seed| hung_disk::round(seed, Pace::AsPromised),
+    },
+    Show {
+        name: "hung-disk-any-pace",
+        about: "the same on a machine that may be busy: nobody waits for the disk, but may take longer",
+        rounds_in_test: 1,
+        rounds_in_soak: 0,
+        round: |seed| hung_disk::round(seed, Pace::ThatOfABusyMachine),
     },
     Show {
         name: "pool-failure",
@@ -275,10 +289,38 @@ impl Show {
     }
 }
 
-fn late_effects(round: u64) -> Result<String> {
+/// How fast those must be who are not to wait for a disk that hangs. A test that lands or holds up a change must not fail
+/// because its machine was busy for a moment; a soak is for quiet machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// What the guarantees say.
+    AsPromised,
+    /// Well below what it would be if they waited for the disk.
+    ThatOfABusyMachine,
+}
+
+impl Pace {
+    /// What the client of a mirror may wait beyond `io_timeout`, milliseconds (spec G11, and the commit). The shows' disks hang
+    /// for three times that timeout, of two seconds.
+    pub(crate) const fn spare_ms(self) -> u32 {
+        match self {
+            Self::AsPromised => 1000,
+            Self::ThatOfABusyMachine => 2500,
+        }
+    }
+
+    /// What the status page and other volumes may take, milliseconds.
+    pub(crate) const fn others_ms(self) -> u32 {
+        match self {
+            Self::AsPromised => 100,
+            Self::ThatOfABusyMachine => 1000,
+        }
+    }
+}
+
+fn late_effects(round: u64, pace: Pace) -> Result<String> {
     let kernel = if round % 2 == 1 { "6.12" } else { "7.x" };
-    let args = ["late-effects", "--kernel", kernel];
-    guest::run(&args.map(str::to_owned)).map(|()| kernel.to_owned())
+    guest::late_effects(kernel, pace).map(|()| kernel.to_owned())
 }
 
 fn simulate(round: u64) -> Result<String> {
