@@ -36,8 +36,9 @@ const ENTRIES: u32 = 256;
 /// Completion entries; the kernel keeps what does not fit and hands it over later (`IORING_FEAT_NODROP`).
 const COMPLETIONS: u32 = 4096;
 /// After how many queued SQEs a turn submits for the first time; doubled each time up to [`BURST_MAX`]. Measured:
-/// collecting a whole turn starves the disk (`docs/adr/0002-one-ring-own-executor.md`).
-const BURST_FIRST: u32 = 2;
+/// collecting a whole turn starves the disk (`docs/adr/0002-one-ring-own-executor.md`). More than two, because Linux plugs only
+/// such submissions: of two requests each rings the disk's doorbell by itself.
+const BURST_FIRST: u32 = 4;
 /// The largest burst.
 const BURST_MAX: u32 = 16;
 /// Kernel threads of a ring that may block on files at a time. The kernel's own limit is four per CPU, so that a few
