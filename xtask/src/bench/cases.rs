@@ -33,6 +33,8 @@ pub(crate) struct Case {
     backing: Backing,
     /// Further arguments of `volund run`.
     args: &'static [&'static str],
+    /// Seconds of load before each measurement, at least.
+    pub(crate) warm: f64,
 }
 
 /// What the devices are made of.
@@ -61,12 +63,17 @@ const fn case(name: &'static str, job: &'static str, backing: Backing) -> Case {
         job,
         backing,
         args: &[],
+        warm: 0.0,
     }
 }
 
 impl Case {
     const fn about(self, about: &'static str) -> Case {
         Case { about, ..self }
+    }
+
+    const fn warmed(self, warm: f64) -> Case {
+        Case { warm, ..self }
     }
 
     const fn with(self, args: &'static [&'static str]) -> Case {
@@ -111,7 +118,8 @@ pub(crate) const CASES: &[Case] = &[
     case("thin-first-writes", "randwrite-4k-d32", Backing::Sparse(1))
         .about("4 KiB random writes, depth 32, a new thin volume each round; fio on a sparse file"),
     case("mirror2-flush-32", "randwrite-4k-d32-sync32", Backing::Sparse(2))
-        .about("4 KiB random writes, depth 32, a flush every 32, a new thin mirror each round; fio on two sparse files"),
+        .warmed(2.0)
+        .about("4 KiB random writes, depth 32, a flush every 32, a new thin mirror each round whose regions are marked; fio on two sparse files"),
     case("discard-64k-d8", "trim-64k-d8", Backing::Allocated)
         .about("64 KiB discards at random places, depth 8, of a file that has its room"),
 ];
@@ -180,7 +188,9 @@ impl Case {
         let (load, contenders) = match self.backing {
             Backing::Single => {
                 let load = load(SINGLE)?;
-                let contenders = self.on_file(entry, &single(entry.store)?, &load)?;
+                let disk = single(entry.store)?;
+                entry.store.warm(&disk, load.size)?;
+                let contenders = self.on_file(entry, &disk, &load)?;
                 (load, contenders)
             }
             Backing::Memory => {
@@ -196,6 +206,7 @@ impl Case {
             Backing::Mirror(ways, span, more) => {
                 let load = load(span)?;
                 let disk = mirror(entry.store, ways, span)?;
+                entry.store.warm(&disk, load.size)?;
                 let contenders = self.on_mirror(entry, &disk, more, &load)?;
                 (load, contenders)
             }
@@ -298,10 +309,14 @@ impl Case {
     }
 
     fn mirror_and_single(&self, entry: &Entry<'_>, load: &Load) -> Result<Vec<Contender>> {
-        let mut all = self.on_mirror(entry, &mirror(entry.store, 2, PART)?, "", load)?;
+        let (pair, alone) = (mirror(entry.store, 2, PART)?, single(entry.store)?);
+        for disk in [&pair, &alone] {
+            entry.store.warm(disk, load.size)?;
+        }
+        let mut all = self.on_mirror(entry, &pair, "", load)?;
         // fio reads one of the files, as a mirror does.
         all.retain(|contender| contender.name != "fio");
-        for contender in self.on_file(entry, &single(entry.store)?, load)? {
+        for contender in self.on_file(entry, &alone, load)? {
             if contender.name == "volund" {
                 all.push(contender.named("volund-single"));
             } else if contender.name == "fio" {

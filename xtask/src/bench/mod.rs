@@ -46,7 +46,7 @@ const USAGE: &str = "usage: cargo xtask bench [CASE...] [options]; without a cas
   --no-build         take the release build that is there
   --rounds N         interleaved rounds [15]
   --seconds S        of each measurement [1]
-  --warm S           of load before each measurement [0.3]
+  --warm S           of load before each measurement, or more where a case needs it [0.3]
   --seed N           of the order and of the blocks [1]
   --only A,B         these contenders only: volund, qemu-7.2, qemu-10, fio
   --volund-args ARGS further arguments of `volund run`, split at spaces
@@ -178,6 +178,7 @@ impl Bench {
             .with_context(|| format!("{} cannot start", case.name))?;
         let plan = Plan {
             between: setup.between,
+            warm: options.plan.warm.max(case.warm),
             ..options.plan
         };
         let series = rounds::interleave(&self.programs, &setup.contenders, &setup.load, &plan)
