@@ -93,7 +93,8 @@ impl Engine {
         Ok(looks)
     }
 
-    fn open_with_looks(&self, name: &PoolName) -> Option<(Pool, Arc<Looks>)> {
+    /// A pool that is open, and what says which of its openings that is.
+    pub(super) fn open_with_looks(&self, name: &PoolName) -> Option<(Pool, Arc<Looks>)> {
         let pools = self.pools();
         let entry = pools.get(name)?;
         Some((entry.pool.clone()?, Arc::clone(&entry.looks)))
@@ -156,10 +157,18 @@ impl Engine {
     ///
     /// # Errors
     /// When the disk does not answer; what was seen before stays, with the problem.
-    pub(super) async fn survey(&self, name: &PoolName, pool: &Pool) -> Result<Survey, PoolError> {
+    pub(super) async fn survey(
+        &self,
+        name: &PoolName,
+        pool: &Pool,
+        looks: &Arc<Looks>,
+    ) -> Result<Survey, PoolError> {
         let survey = pool.survey().await;
         let mut came = false;
-        if let Some(entry) = self.pools().get_mut(name) {
+        let mut pools = self.pools();
+        // It may have been opened anew meanwhile: that is another pool.
+        let entry = pools.get_mut(name).filter(|e| e.is_of(looks));
+        if let Some(entry) = entry {
             let problem = survey.as_ref().err().map(|error| Problem {
                 reason: error.fault.reason().to_owned(),
                 message: error.to_string(),
@@ -177,6 +186,7 @@ impl Engine {
                 self.touch();
             }
         }
+        drop(pools);
         if came {
             self.pool_came(name);
         }

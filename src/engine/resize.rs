@@ -106,8 +106,8 @@ impl Engine {
         let pools = live.applied().replicas;
         for pool in pools {
             // How full it is now. A pool that does not answer says so itself.
-            if let Ok(open) = self.open_one(&pool) {
-                let _ = self.survey(&pool, &open).await;
+            if let Some((open, looks)) = self.open_with_looks(&pool) {
+                let _ = self.survey(&pool, &open, &looks).await;
             }
         }
         self.touch();

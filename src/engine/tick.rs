@@ -42,10 +42,10 @@ impl Engine {
     }
 
     async fn look_at_pool(&self, name: &PoolName) {
-        let Ok(pool) = self.open_one(name) else {
+        let Some((pool, looks)) = self.open_with_looks(name) else {
             return;
         };
-        let Ok(survey) = self.survey(name, &pool).await else {
+        let Ok(survey) = self.survey(name, &pool, &looks).await else {
             return;
         };
         let sizes: BTreeMap<_, _> = survey.sizes.into_iter().collect();
