@@ -20,6 +20,9 @@ const READS: usize = 3;
 /// How many times [`DEBOUNCE`] a doubtful text has to stay as it is before it is believed.
 const DOUBTS: usize = 2;
 
+/// After how many looks in a row that found files still changing, half a second each or more, this is said to be wrong.
+const UNSETTLED_MAX: u32 = 10;
+
 /// What a look at the files brings.
 enum News {
     /// They are as they were at the last look.
@@ -52,6 +55,8 @@ pub(super) struct Reload {
     applied: AppliedConfig,
     /// The objects of the configuration in force.
     objects: BTreeSet<String>,
+    /// Looks in a row that found the files doubtful and changing.
+    unsettled: u32,
     reading: Arc<Mutex<ConfigReading>>,
 }
 
@@ -74,6 +79,7 @@ impl Reload {
             seen: String::new(),
             applied: AppliedConfig::default(),
             objects: BTreeSet::new(),
+            unsettled: 0,
             reading: Arc::default(),
         };
         reload.applied = reload.store.applied().unwrap_or_default();
@@ -104,10 +110,18 @@ impl Reload {
 
     /// Reads the files again and does what has to be done about them.
     pub(super) async fn reload(&mut self, handle: &Handle, rest: Rest) -> Result<Left> {
-        match self.look(rest).await? {
+        let news = self.look(rest).await?;
+        if !matches!(news, News::Unsettled) {
+            self.unsettled = 0;
+        }
+        match news {
             News::None => {}
             News::Unsettled => {
                 tracing::info!("the files are changing, the configuration in force stays for now");
+                if let Some(complaint) = self.on_unsettled() {
+                    tracing::error!("{complaint}");
+                    handle.set_config_error(Some(complaint));
+                }
                 return Ok(Left::Look);
             }
             News::Back => {
@@ -275,6 +289,21 @@ impl Reload {
         handle.set_config_error(Some(report));
     }
 
+    /// Counts a look that found the files changing; the complaint when there were too many in a row.
+    fn on_unsettled(&mut self) -> Option<String> {
+        self.unsettled = self.unsettled.saturating_add(1);
+        if self.unsettled != UNSETTLED_MAX {
+            return None;
+        }
+        self.note(|reading| reading.last_successful = false);
+        // Whatever they are when they rest is to be judged anew, also if it was known before.
+        self.seen.clear();
+        Some(format!(
+            "the files have kept changing over {UNSETTLED_MAX} looks, each time with mistakes or without objects that are in \
+             force; the configuration in force stays until they rest (who writes them all the time?)"
+        ))
+    }
+
     fn tell(&self, handle: &Handle, reason: &str, message: &str) {
         let time = self.times.now_text();
         handle
@@ -437,6 +466,23 @@ mod tests {
         let (reload, _) = finds(folder.path(), |n| format!("nonsense = {n}")).await;
         let news = reload.look(Rest::Whole).await.unwrap();
         assert!(matches!(news, News::Unsettled), "wrong");
+    }
+
+    /// Said once, and taken back by files that rest, the ones in force among them.
+    #[tokio::test]
+    async fn files_that_never_rest_are_complained_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = |n: usize| match n {
+            0..2 => without_b(n),
+            _ => WHOLE.to_owned(),
+        };
+        let (mut reload, _) = finds(folder.path(), text).await;
+        assert!((1..UNSETTLED_MAX).all(|_| reload.on_unsettled().is_none()));
+        assert!(reload.on_unsettled().unwrap().contains("kept changing"));
+        assert!(!reload.reading.lock().unwrap().last_successful);
+        assert!(reload.on_unsettled().is_none());
+        let news = reload.look(Rest::Unsure).await.unwrap();
+        assert!(matches!(news, News::Back), "the error goes with it");
     }
 
     #[tokio::test]
