@@ -98,7 +98,8 @@ impl Pins {
 pub(super) fn explain(error: &io::Error) -> String {
     let advice = match error.raw_os_error() {
         Some(libc::ENOMEM) => {
-            ": raise LimitMEMLOCK of the unit, or `ulimit -l`, above the memory of all such guests"
+            ": raise LimitMEMLOCK of the unit, or `ulimit -l`, above the memory of all such guests, twice \
+             that of one whose front end replaces its memory table"
         }
         Some(libc::EDQUOT) => {
             ": it would take more than half of the memory that this machine has left"
