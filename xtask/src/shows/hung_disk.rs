@@ -46,7 +46,9 @@ pub(super) fn round(seed: u64, pace: Pace) -> Result<String> {
     mirror.ask("overwrite")?;
     mirror.ask(&answers)?;
     mirror.ask("patterns")?;
+    // A second at least is looked at, however slow the machine was until now.
     let left = (IO_TIMEOUT * 3).saturating_sub(held.elapsed());
+    let left = left.max(Duration::from_secs(1));
     alone.ask(&format!("silence {}", left.as_millis()))?;
     let status = running.status()?;
     ensure!(
