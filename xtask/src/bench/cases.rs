@@ -120,6 +120,8 @@ pub(crate) const CASES: &[Case] = &[
     case("mirror2-flush-32", "randwrite-4k-d32-sync32", Backing::Sparse(2))
         .warmed(2.0)
         .about("4 KiB random writes, depth 32, a flush every 32, a new thin mirror each round whose regions are marked; fio on two sparse files"),
+    case("mirror2-flush-32-new", "randwrite-4k-d32-sync32", Backing::Sparse(2))
+        .about("the same from the first moment on, while most batches mark a region that was never written"),
     case("discard-64k-d8", "trim-64k-d8", Backing::Allocated)
         .about("64 KiB discards at random places, depth 8, of a file that has its room"),
 ];
