@@ -13,7 +13,7 @@ use std::task::Poll;
 use super::layout::{
     INTENT_OFFSET, MISSED_OFFSET, PAGE_BITS_LEN, PAGE_SIZE, PAGES, REGIONS_PER_PAGE,
 };
-use super::page::{Bits, Page};
+use super::page::{Bits, Page, all_set, contains, count, get, set};
 use crate::io::gate::{Entered, Gate};
 use crate::io::{BlockDevice, BufferPool, IoError};
 use crate::model::VolumeId;
@@ -235,7 +235,11 @@ impl Bitmap {
         self.set(regions.clone());
         let write = async |part: Part| {
             let page = self.page(part.page);
-            let done = || all_set(&page.durable.borrow(), part.bits.clone());
+            let done = || {
+                // Again before each write: who clears may have come while this one waited for its turn.
+                page.put(part.bits.clone(), true);
+                all_set(&page.durable.borrow(), part.bits.clone())
+            };
             self.write_until(disk, buffers, part.page, false, done)
                 .await
         };
@@ -457,38 +461,9 @@ fn regions_in(index: usize, regions: u64) -> usize {
     usize::try_from(here).expect("a page's bits fit a usize")
 }
 
-fn count(bits: &Bits) -> u64 {
-    bits.iter().map(|byte| u64::from(byte.count_ones())).sum()
-}
-
 /// A region's bit within its page.
 fn bit_of(region: u64) -> usize {
     usize::try_from(region % REGIONS_PER_PAGE).expect("a page's bits fit a usize")
-}
-
-fn get(bits: &Bits, bit: usize) -> bool {
-    bits[bit / 8] & (1 << (bit % 8)) != 0
-}
-
-/// Changes a range to `value`; how many bits were different.
-fn set(bits: &mut Bits, range: Range<usize>, value: bool) -> u64 {
-    let mut changed = 0;
-    for bit in range {
-        if get(bits, bit) != value {
-            bits[bit / 8] ^= 1 << (bit % 8);
-            changed += 1;
-        }
-    }
-    changed
-}
-
-fn all_set(bits: &Bits, mut range: Range<usize>) -> bool {
-    range.all(|bit| get(bits, bit))
-}
-
-/// Whether every bit of `part` is set in `bits`.
-fn contains(bits: &Bits, part: &Bits) -> bool {
-    bits.iter().zip(part).all(|(bits, part)| part & !bits == 0)
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@
 //! 4092  4     crc32c of bytes 0..4092
 //! ```
 
+use std::ops::Range;
+
 use uuid::Uuid;
 
 use super::bitmap::BitmapKind;
@@ -118,4 +120,36 @@ impl Page {
         bytes[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
         bytes
     }
+}
+
+/// How many bits are set.
+pub(super) fn count(bits: &Bits) -> u64 {
+    bits.iter().map(|byte| u64::from(byte.count_ones())).sum()
+}
+
+/// Whether a bit is set.
+pub(super) fn get(bits: &Bits, bit: usize) -> bool {
+    bits[bit / 8] & (1 << (bit % 8)) != 0
+}
+
+/// Changes a range to `value`; how many bits were different.
+pub(super) fn set(bits: &mut Bits, range: Range<usize>, value: bool) -> u64 {
+    let mut changed = 0;
+    for bit in range {
+        if get(bits, bit) != value {
+            bits[bit / 8] ^= 1 << (bit % 8);
+            changed += 1;
+        }
+    }
+    changed
+}
+
+/// Whether every bit of a range is set.
+pub(super) fn all_set(bits: &Bits, mut range: Range<usize>) -> bool {
+    range.all(|bit| get(bits, bit))
+}
+
+/// Whether every bit of `part` is set in `bits`.
+pub(super) fn contains(bits: &Bits, part: &Bits) -> bool {
+    bits.iter().zip(part).all(|(bits, part)| part & !bits == 0)
 }

@@ -141,6 +141,22 @@ fn a_bit_that_is_about_to_be_cleared_is_not_durable_any_more() {
     assert_eq!(reopen(&disk, 100).runs(), [5..6]);
 }
 
+/// W4: one that waits for its turn gets what it waits for, whoever clears the bit meanwhile (a rebuild's checkpoint may).
+#[test]
+fn a_bit_that_is_cleared_while_its_setter_waits_is_set_again() {
+    let (disk, buffers, bitmap) = cleared(100);
+    disk.hold(true);
+    let mut first: Pending<'_> = Box::pin(bitmap.set_durable(&disk, &buffers, 1..2));
+    let mut second: Pending<'_> = Box::pin(bitmap.set_durable(&disk, &buffers, 5..6));
+    assert_eq!((step(&mut first), step(&mut second)), (None, None));
+    bitmap.clear(5..6);
+    disk.hold(false);
+    assert_eq!(step(&mut first), Some(Ok(())));
+    assert_eq!(step(&mut second), Some(Ok(())));
+    assert!(bitmap.is_durable(5..6));
+    assert_eq!(reopen(&disk, 100).runs(), [1..2, 5..6]);
+}
+
 /// L4: a page write that only clears may stay in a cache, unless it is asked to be durable.
 #[test]
 fn clearing_is_durable_only_when_asked_for() {
