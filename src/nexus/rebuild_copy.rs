@@ -151,15 +151,21 @@ impl<E: NexusEnv> Inner<E> {
             Err(_) => return Err(self.find_unreadable(&run).await),
         };
         let regions = job.target.regions(run.start, run.end - run.start);
-        for region in regions {
+        for region in regions.clone() {
             assert!(
                 job.target.is_set(BitmapKind::Missed, region),
                 "W4: what is copied is on the target's list until it was flushed"
             );
         }
         let (inner, own, start) = (Rc::clone(self), Rc::clone(job), run.start);
-        self.on_target(job, async move { inner.put(&own, start, data).await })
-            .await?;
+        let put = async move {
+            // Durably: a client's write may have listed them in memory, and its page be still under way (W4, B3).
+            let target = &own.target;
+            let listed = || target.set_durable(BitmapKind::Missed, regions.clone());
+            inner.retrying(listed).await.map_err(Failure::Label)?;
+            inner.put(&own, start, data).await
+        };
+        self.on_target(job, put).await?;
         job.todo.borrow_mut().remove_covered(&run);
         Ok(())
     }

@@ -74,7 +74,11 @@ pub(super) fn set_regions(disk: &SimHardware, offset: u64, regions: u64) -> BTre
 }
 
 /// The same, of what a power cut can't take away.
-pub(super) fn durable_regions(disk: &SimHardware, offset: u64, regions: u64) -> BTreeSet<u64> {
+pub(in crate::nexus) fn durable_regions(
+    disk: &SimHardware,
+    offset: u64,
+    regions: u64,
+) -> BTreeSet<u64> {
     regions_of(&disk.durable(page_at(offset)), regions)
 }
 

@@ -19,4 +19,5 @@ mod seeds;
 mod shrink;
 mod trouble;
 
+pub(super) use marks::durable_regions;
 pub(super) use rig::{Rig, SimEnv};

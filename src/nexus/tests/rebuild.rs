@@ -1,9 +1,10 @@
 //! Members are brought back into the active set (spec section 7).
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::super::sim::{Rig, SimEnv};
+use super::super::sim::{Rig, SimEnv, durable_regions};
 use super::super::status::Health;
 use super::super::{Candidate, Nexus, Policy, RebuildError, RebuildKind};
 use super::basics::{filled, read, states};
@@ -11,6 +12,7 @@ use crate::io::sim::{SimDisk, SimFault, SimNode};
 use crate::io::{BlockDevice, Clock, Spawn, ZeroOptions};
 use crate::model::status::ReplicaState::{InSync, Rebuilding, Stale};
 use crate::replica::BitmapKind;
+use crate::replica::layout::{DATA_OFFSET, MISSED_OFFSET};
 use crate::units::MIB;
 
 /// Eight regions.
@@ -97,7 +99,7 @@ fn limit(nexus: &Nexus<SimEnv>, rebuild_bandwidth: u64) {
 fn a_new_member_gets_everything_and_old_data_is_overwritten_with_zeroes() {
     on_disks(1, (1, 2), async |rig, node, nexus| {
         let junk = vec![0xaa; usize::try_from(SIZE).unwrap()];
-        rig.disks[1].corrupt(crate::replica::layout::DATA_OFFSET, &junk);
+        rig.disks[1].corrupt(DATA_OFFSET, &junk);
         nexus
             .write(MIB + 4096, &filled(72 << 10, 1), false)
             .await
@@ -206,6 +208,36 @@ fn a_stop_in_the_middle_is_prompt_and_loses_no_progress() {
         let (kind, copied) = rebuild(&nexus, 1).await;
         assert_eq!(kind, RebuildKind::Resumed);
         assert!(copied <= 3 * MIB, "nothing is copied twice: {copied}");
+        assert_equal(&rig, &[0, 1]);
+    });
+}
+
+/// A rebuild that goes on finds what a client's write is just about to note: it is on the list in memory, and its page under
+/// way (seed 195259328716697).
+#[test]
+fn what_is_listed_in_memory_only_is_listed_durably_before_it_is_copied() {
+    on_disks(11, (1, 2), async |rig, node, nexus| {
+        nexus.write(0, &filled(2 << 20, 1), false).await.unwrap();
+        nexus.add_member(candidate(&rig, 1)).await.unwrap();
+        half_way(&node, &nexus, 1).await;
+        assert!(nexus.stop().await);
+        let nexus = rig.assemble(&node, &rig.all()).await.unwrap();
+        let listed = durable_regions(&rig.disks[1], MISSED_OFFSET, 8);
+        assert!(!listed.contains(&0), "B5: {listed:?}");
+        let target = nexus.inner.children[1].replica().unwrap();
+        target.set(BitmapKind::Missed, 0..1);
+
+        let (disk, copied) = (rig.disks[1].clone(), Rc::new(Cell::new(0)));
+        let count = Rc::clone(&copied);
+        rig.disks[1].watch_data_writes(move |bytes| {
+            let region = (bytes.start - DATA_OFFSET) / MIB;
+            let listed = durable_regions(&disk, MISSED_OFFSET, 8);
+            assert!(listed.contains(&region), "W4, B3: {region} of {listed:?}");
+            count.set(count.get() + u32::from(region == 0));
+        });
+        let (kind, _) = rebuild(&nexus, 1).await;
+        assert_eq!(kind, RebuildKind::Resumed);
+        assert!(copied.get() > 0, "the test is about the copy of region 0");
         assert_equal(&rig, &[0, 1]);
     });
 }
@@ -327,7 +359,7 @@ fn progress_is_told_once_a_second_and_the_limit_is_kept() {
     on_disks(10, (1, 2), async |rig, node, nexus| {
         nexus.add_member(candidate(&rig, 1)).await.unwrap();
         limit(&nexus, MIB);
-        let seen = Rc::new(std::cell::Cell::new(0));
+        let seen = Rc::new(Cell::new(0));
         let (counter, watched) = (Rc::clone(&seen), nexus.clone());
         node.spawn(async move {
             let mut version = 0;
