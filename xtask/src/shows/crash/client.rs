@@ -70,11 +70,22 @@ impl CrashClient {
             match event["event"].as_str() {
                 Some(name) if name == wanted => return Ok(event),
                 Some("connected" | "verified") => {}
-                Some("failed") => bail!("{}", event["error"].as_str().unwrap_or_default()),
+                Some("failed") => bail!("{}", failure(&event)),
                 _ => bail!("the client said {event} in place of `{wanted}`"),
             }
         }
     }
+
+    /// What it has ended with, if it has; nothing is waited for.
+    pub(super) fn failed(&mut self) -> Option<String> {
+        let mut said = self.events.try_iter();
+        said.find(|event| event["event"] == "failed")
+            .map(|event| failure(&event))
+    }
+}
+
+fn failure(event: &Value) -> String {
+    event["error"].as_str().unwrap_or_default().to_owned()
 }
 
 impl Drop for CrashClient {

@@ -181,8 +181,13 @@ impl Bench {
 }
 
 impl Bench {
-    /// What each file holds of the block that an error names, for whoever looks into it.
-    fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+    /// What each file holds of the block that an error names, for whoever looks into it. What a client has ended with comes
+    /// first: whatever failed after it only waited for that client's requests.
+    fn explain(&mut self, error: anyhow::Error) -> anyhow::Error {
+        let error = match self.client.failed() {
+            Some(failure) => error.context(failure),
+            None => error,
+        };
         let text = format!("{error:#}");
         let words = text.split_once("block ").map_or("", |(_, rest)| rest);
         let block = words.split(' ').next().and_then(|word| word.parse().ok());

@@ -50,7 +50,10 @@ pub(super) fn cut_again_and_again(site: Site, seed: u64) -> Result<String> {
             .map_err(|error| bench.explain(error))
             .with_context(|| format!("cut {cut} of {CUTS}, {kind:?}"))?;
     }
-    bench.settle().context("after the last cut")?;
+    let settled = bench.settle();
+    settled
+        .map_err(|error| bench.explain(error))
+        .context("after the last cut")?;
     let Bench { figures, .. } = bench;
     Ok(figures
         .tell(CUTS, VOLUME_MIB, started.elapsed())
