@@ -12,6 +12,7 @@ pub mod doors;
 pub mod file;
 pub mod gate;
 pub mod inject;
+pub mod join;
 pub mod memory;
 pub mod reactor;
 #[cfg(test)]
@@ -35,6 +36,7 @@ pub use doors::Door;
 pub use executor::AtEndOfTurn;
 pub use file::FileDevice;
 pub use inject::{Faults, Injected};
+pub use join::join_all;
 pub use memory::MemoryDevice;
 pub use reactor::{Local, ReactorHandle};
 pub use ring::{Bell, Pinned, Readable};

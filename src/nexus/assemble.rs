@@ -1,8 +1,6 @@
 //! Starting a volume from the replicas that are here (spec section 6).
 
-use std::future::{Future, poll_fn};
 use std::rc::Rc;
-use std::task::Poll;
 
 use super::assembly::force;
 use super::assembly::{AssemblyError, Blocked, Plan, plan};
@@ -14,7 +12,7 @@ use super::state::{ChildState, FaultReason};
 use super::status::ChildStatus;
 use super::table::record_of;
 use super::witness::{Witness, WitnessError, WitnessRecord};
-use crate::io::BlockDevice;
+use crate::io::{BlockDevice, join_all};
 use crate::model::status::ReplicaState;
 use crate::model::{GenerationId, PoolId, PoolName, ReplicaId};
 use crate::replica::{Access, Ancestors, ErrorCounts, Label, MemberState, OpenError, Replica};
@@ -101,25 +99,7 @@ async fn open_all<E: NexusEnv>(
     let openings = candidates
         .into_iter()
         .map(|candidate| open(parts, spec, candidate));
-    let mut openings: Vec<_> = openings.map(|opening| (Box::pin(opening), None)).collect();
-    poll_fn(|context| {
-        for (opening, opened) in &mut openings {
-            if opened.is_none()
-                && let Poll::Ready(answer) = opening.as_mut().poll(context)
-            {
-                *opened = Some(answer);
-            }
-        }
-        let is_open = openings.iter().all(|(_, opened)| opened.is_some());
-        if is_open {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
-    })
-    .await;
-    let opened = openings.into_iter();
-    opened.filter_map(|(_, opened)| opened).collect()
+    join_all(openings).await
 }
 
 async fn open<E: NexusEnv>(

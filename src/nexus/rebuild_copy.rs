@@ -1,11 +1,8 @@
 //! Copying to a member that is being rebuilt: one run of chunks at a time under its range lock (spec B4, B5, B6, B9).
 
 use std::cell::Cell;
-use std::future::poll_fn;
 use std::ops::Range;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::Duration;
 
 use super::env::NexusEnv;
@@ -15,7 +12,7 @@ use super::nexus::{Inner, Mode};
 use super::range_lock::Ticket;
 use super::rebuild::{Job, RebuildError};
 use super::throttle::{Pace, Throttle};
-use crate::io::{Clock, IoBuffer, IoError, Spawn, ZeroOptions};
+use crate::io::{Clock, IoBuffer, IoError, Spawn, ZeroOptions, join_all};
 use crate::replica::BitmapKind;
 use crate::units::GIB;
 
@@ -212,7 +209,7 @@ impl<E: NexusEnv> Inner<E> {
             let len = piece.range.len();
             let (inner, job) = (Rc::clone(self), Rc::clone(job));
             let part = data.slice(piece.range.start, len);
-            let write: Write = Box::pin(async move {
+            async move {
                 let target = &job.target;
                 let options = ZeroOptions {
                     unmap: true,
@@ -225,12 +222,12 @@ impl<E: NexusEnv> Inner<E> {
                     let write = || target.write(at, &part, false);
                     inner.submitting(job.slot, write).await
                 }
-            });
-            write
+            }
         };
-        all(parts.into_iter().map(write).collect())
-            .await
-            .map_err(Failure::Data)
+        // To the end of each, also when one fails.
+        let written = join_all(parts.into_iter().map(write)).await;
+        let written: Result<(), IoError> = written.into_iter().collect();
+        written.map_err(Failure::Data)
     }
 
     /// B5: what was copied so far becomes durable and leaves the target's list.
@@ -323,29 +320,6 @@ fn pieces(data: &IoBuffer, unit: usize) -> Vec<Piece> {
         }
     }
     pieces
-}
-
-type Write = Pin<Box<dyn Future<Output = Result<(), IoError>>>>;
-
-/// Runs writes side by side until all have ended; the first failure of all, if any.
-async fn all(mut writes: Vec<Write>) -> Result<(), IoError> {
-    let mut result = Ok(());
-    poll_fn(|context| {
-        writes.retain_mut(|write| match write.as_mut().poll(context) {
-            Poll::Ready(done) => {
-                result = result.and(done);
-                false
-            }
-            Poll::Pending => true,
-        });
-        if writes.is_empty() {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
-    })
-    .await;
-    result
 }
 
 #[cfg(test)]

@@ -6,16 +6,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
 
 use super::layout::{
     INTENT_OFFSET, MISSED_OFFSET, PAGE_BITS_LEN, PAGE_SIZE, PAGES, REGIONS_PER_PAGE,
 };
 use super::page::{Bits, Page, all_set, contains, count, get, set};
 use crate::io::gate::{Entered, Gate};
-use crate::io::{BlockDevice, BufferPool, IoError};
+use crate::io::{BlockDevice, BufferPool, IoError, join_all};
 use crate::model::VolumeId;
 
 /// Bits of a page.
@@ -435,23 +433,7 @@ async fn all<F>(writes: impl Iterator<Item = F>) -> Result<(), IoError>
 where
     F: Future<Output = Result<(), IoError>>,
 {
-    let mut result = Ok(());
-    let mut running: Vec<Pin<Box<F>>> = writes.map(Box::pin).collect();
-    std::future::poll_fn(|context| {
-        running.retain_mut(|write| match write.as_mut().poll(context) {
-            Poll::Ready(written) => {
-                result = result.and(written);
-                false
-            }
-            Poll::Pending => true,
-        });
-        if running.is_empty() {
-            return Poll::Ready(());
-        }
-        Poll::Pending
-    })
-    .await;
-    result
+    join_all(writes).await.into_iter().collect()
 }
 
 /// Regions of the page `index` when there are `regions` in all.
