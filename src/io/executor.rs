@@ -132,26 +132,34 @@ impl Executor {
 
     /// Adds a task; it is first polled in this turn or the next.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        let task: Task = Box::pin(task);
+        let index = self.add(Box::pin(task));
+        self.slots.borrow()[index].state.queue();
+    }
+
+    /// Adds a task and polls it here and now: of many that end at once, each uses the memory of the one before.
+    pub(crate) fn start(&self, task: impl Future<Output = ()> + 'static) {
+        let index = self.add(Box::pin(task));
+        self.poll(index);
+    }
+
+    fn add(&self, task: Task) -> usize {
+        let mut slots = self.slots.borrow_mut();
         if let Some(index) = self.free.borrow_mut().pop() {
-            let slot = &mut self.slots.borrow_mut()[index];
-            slot.task = Some(task);
-            slot.state.queue();
-        } else {
-            let mut slots = self.slots.borrow_mut();
-            let state = Arc::new(TaskWaker {
-                index: slots.len(),
-                executor: self.id,
-                queued: AtomicBool::new(false),
-                remote: Arc::clone(&self.remote),
-            });
-            state.queue();
-            slots.push(Slot {
-                task: Some(task),
-                waker: Some(Waker::from(Arc::clone(&state))),
-                state,
-            });
+            slots[index].task = Some(task);
+            return index;
         }
+        let state = Arc::new(TaskWaker {
+            index: slots.len(),
+            executor: self.id,
+            queued: AtomicBool::new(false),
+            remote: Arc::clone(&self.remote),
+        });
+        slots.push(Slot {
+            task: Some(task),
+            waker: Some(Waker::from(Arc::clone(&state))),
+            state,
+        });
+        slots.len() - 1
     }
 
     /// Number of unfinished tasks.
@@ -354,6 +362,25 @@ mod tests {
         waker.borrow().as_ref().unwrap().wake_by_ref();
         executor.run_turn();
         assert_eq!((polls.get(), executor.task_count()), (2, 0));
+    }
+
+    #[test]
+    fn a_task_that_is_started_has_been_polled_and_goes_on_when_woken() {
+        let executor = executor();
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let got = Rc::new(Cell::new(0));
+        let result = Rc::clone(&got);
+        let inside = Rc::clone(&executor);
+        executor.start(async move {
+            let inner = Rc::clone(&result);
+            inside.start(async move { inner.set(1) });
+            assert_eq!(result.get(), 1, "also from within another");
+            result.set(receiver.await.unwrap_or(0));
+        });
+        assert_eq!((got.get(), executor.task_count()), (1, 1));
+        sender.send(7).unwrap();
+        executor.run_turn();
+        assert_eq!((got.get(), executor.task_count()), (7, 0));
     }
 
     #[test]

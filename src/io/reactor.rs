@@ -171,7 +171,7 @@ impl Local {
             Some(ring) => ring.pin_for_good(chunk),
             None => Err(io::ErrorKind::NotConnected.into()),
         };
-        let shared = Shared {
+        let shared = Rc::new(Shared {
             ring,
             executor: Executor::new(Box::new(move || doorbell.ring())),
             buffers: BufferPool::registered(register),
@@ -181,10 +181,8 @@ impl Local {
             now: Cell::new(Duration::ZERO),
             stopping: Cell::new(false),
             extensions: RefCell::default(),
-        };
-        Ok(Self {
-            shared: Rc::new(shared),
-        })
+        });
+        Ok(Self { shared })
     }
 
     fn run(&self, mailbox: &Arc<Mailbox>) {
@@ -294,6 +292,11 @@ impl Local {
     /// Does `work` at that place.
     pub fn at_end_of_turn(&self, work: Rc<dyn AtEndOfTurn>) {
         self.shared.executor.run_late(work);
+    }
+
+    /// Runs `task` as [`Spawn::spawn`] does, but its first part here and now; no cell that it uses may be borrowed meanwhile.
+    pub fn start(&self, task: impl Future<Output = ()> + 'static) {
+        self.shared.executor.start(task);
     }
 
     /// Whether this reactor looks behind doors that are shut.

@@ -229,7 +229,7 @@ impl<D: BlockDevice> Queue<D> {
         match self.decode(&memory, head) {
             Ok(request) => {
                 let queue = Rc::clone(self);
-                self.parts.local.spawn(async move {
+                self.parts.local.start(async move {
                     let (status, written) = queue.serve(request.command, request.written).await;
                     queue.answer(&memory, Some(request.status), status);
                     queue.complete(head, written);
