@@ -164,11 +164,7 @@ impl Chain {
 
 /// Reads the descriptor `skip` bytes into the table at `table`.
 fn read_descriptor(memory: &MemoryTable, table: u64, skip: u64) -> Result<Descriptor, ChainError> {
-    let mut words = [[0; 8]; 2];
     let address = table.checked_add(skip).ok_or(ChainError::Address(table))?;
-    memory
-        .read(address, words.as_flattened_mut())
-        .map_err(|bad| ChainError::Address(bad.address))?;
-    let [address, rest] = words.map(u64::from_le_bytes);
+    let [address, rest] = memory.read_words(address)?;
     Ok(Descriptor::from_words(address, rest))
 }

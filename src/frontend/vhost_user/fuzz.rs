@@ -88,7 +88,7 @@ fn serve(table: &Rc<MemoryTable>, chain: &mut Chain) -> u32 {
         }
         Command::Flush => {}
     }
-    let answered = table.write(request.status, &[0]);
+    let answered = table.write_byte(request.status, 0);
     assert!(answered.is_ok(), "a request that is served can be answered");
     request.written
 }

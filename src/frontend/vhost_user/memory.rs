@@ -29,6 +29,14 @@ use crate::io::buffer::Segment;
 pub(super) use watch::WATCHES;
 use watch::Watch;
 
+/// Length of what [`MemoryTable::read_words`] reads, bytes.
+pub(super) const WORDS_LEN: u32 = 16;
+
+/// Two words at any address.
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+struct Words([u64; 2]);
+
 /// A mapped region. May be made on any thread; unmapped when dropped.
 pub(super) struct Region {
     spec: RegionSpec,
@@ -290,6 +298,38 @@ impl MemoryTable {
             unsafe { std::ptr::copy_nonoverlapping(piece.base, target.as_mut_ptr(), target.len()) };
             done += piece.len;
         })
+    }
+
+    /// Reads two little-endian words, wherever they lie: a descriptor, or the header of a request.
+    ///
+    /// # Errors
+    /// [`BadAddress`].
+    pub(super) fn read_words(&self, address: u64) -> Result<[u64; 2], BadAddress> {
+        let range = GuestRange {
+            address,
+            len: WORDS_LEN,
+        };
+        if let Some(piece) = self.piece(range) {
+            // SAFETY: the piece is mapped and has as many bytes, which need no alignment. Volatile, because nothing may
+            // look at the guest's copy a second time.
+            let words = unsafe { piece.base.cast::<Words>().read_volatile() };
+            return Ok({ words.0 }.map(u64::from_le));
+        }
+        let mut words = [[0; 8]; 2];
+        self.read(address, words.as_flattened_mut())?;
+        Ok(words.map(u64::from_le_bytes))
+    }
+
+    /// Writes one byte of guest memory.
+    ///
+    /// # Errors
+    /// [`BadAddress`].
+    pub(super) fn write_byte(&self, address: u64, byte: u8) -> Result<(), BadAddress> {
+        let piece = self.piece(GuestRange { address, len: 1 });
+        let piece = piece.ok_or(BadAddress { address, len: 1 })?;
+        // SAFETY: the piece is mapped and has this byte; no reference into guest memory exists.
+        unsafe { piece.base.write_volatile(byte) };
+        Ok(())
     }
 
     /// Copies into guest memory.

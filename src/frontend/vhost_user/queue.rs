@@ -326,7 +326,7 @@ impl<D: BlockDevice> Queue<D> {
     fn answer(&self, memory: &MemoryTable, at: Option<u64>, status: Status) {
         if let Some(at) = at {
             // A chain that was refused may name an address that is not there; then nobody hears of it.
-            let _ = memory.write(at, &[status as u8]);
+            let _ = memory.write_byte(at, status as u8);
         }
     }
 

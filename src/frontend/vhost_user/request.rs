@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use super::address::{BadAddress, GuestRange};
 use super::chain::{Chain, ChainError};
-use super::memory::MemoryTable;
+use super::memory::{MemoryTable, WORDS_LEN};
 use crate::io::IoBuffer;
 
 /// Virtio's unit of offsets and lengths, whatever the block size.
@@ -22,8 +22,8 @@ pub(super) const ZERO_SECTORS_MAX: u32 = 1 << 21;
 /// Length of the answer to GET_ID.
 pub(super) const ID_LEN: usize = 20;
 
-const HEADER_LEN: usize = 16;
-const ZERO_RANGE_LEN: usize = 16;
+/// The header of a request and a range to be zeroed are two words each.
+const ZERO_RANGE_LEN: usize = WORDS_LEN as usize;
 
 const TYPE_IN: u32 = 0;
 const TYPE_OUT: u32 = 1;
@@ -133,10 +133,8 @@ fn command(
     chain: &mut Chain,
     disk_size: u64,
 ) -> Result<(Command, u32), ChainError> {
-    let mut header = [0; HEADER_LEN];
-    take_front(memory, &mut chain.readable, &mut header)?;
-    let [kind, _reserved, sector @ ..] = fields(&header);
-    let sector = u64::from(sector[0]) | u64::from(sector[1]) << 32;
+    let [kind, sector] = take_words(memory, &mut chain.readable)?;
+    let (kind, _reserved) = halves(kind);
     let command = match kind {
         TYPE_IN => {
             let buffer = memory.buffer(&chain.writable)?;
@@ -203,9 +201,8 @@ fn zero_ranges(
     }
     (0..count)
         .map(|_| {
-            let mut bytes = [0; ZERO_RANGE_LEN];
-            take_front(memory, &mut chain.readable, &mut bytes)?;
-            let [low, high, sectors, flags] = fields(&bytes);
+            let [sector, rest] = take_words(memory, &mut chain.readable)?;
+            let (sectors, flags) = halves(rest);
             // A discard always unmaps and says so by having no flag.
             let known = if is_discard { 0 } else { FLAG_UNMAP };
             if flags & !known != 0 {
@@ -214,7 +211,6 @@ fn zero_ranges(
             if sectors == 0 || sectors > ZERO_SECTORS_MAX {
                 return Err(ChainError::Data);
             }
-            let sector = u64::from(low) | u64::from(high) << 32;
             let len = u64::from(sectors) * SECTOR;
             Ok(ZeroRange {
                 offset: byte_range(sector, len, disk_size)?,
@@ -225,16 +221,32 @@ fn zero_ranges(
         .collect()
 }
 
-/// Four little-endian words.
-fn fields(bytes: &[u8; 16]) -> [u32; 4] {
-    std::array::from_fn(|i| {
-        let word = bytes.as_chunks::<4>().0[i];
-        u32::from_le_bytes(word)
-    })
+/// The low and the high half of a word.
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "each half is cut out of the word that holds it"
+)]
+const fn halves(word: u64) -> (u32, u32) {
+    (word as u32, (word >> 32) as u32)
 }
 
 fn total(ranges: &[GuestRange]) -> u64 {
     ranges.iter().map(|range| u64::from(range.len)).sum()
+}
+
+/// Reads the first two words of `ranges` and takes them off.
+fn take_words(memory: &MemoryTable, ranges: &mut Vec<GuestRange>) -> Result<[u64; 2], ChainError> {
+    // Drivers put them into a descriptor of their own, though none has to.
+    if let Some(first) = ranges.first()
+        && first.len == WORDS_LEN
+    {
+        let words = memory.read_words(first.address)?;
+        ranges.remove(0);
+        return Ok(words);
+    }
+    let mut words = [[0; 8]; 2];
+    take_front(memory, ranges, words.as_flattened_mut())?;
+    Ok(words.map(u64::from_le_bytes))
 }
 
 /// Reads the first bytes of `ranges` and takes them off.
