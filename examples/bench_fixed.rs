@@ -128,14 +128,14 @@ fn serve(kind: Kind, replicas: usize, requests: u64) -> Result<()> {
             };
             let (disk, failed) = (Rc::clone(&disk), Rc::clone(&failed));
             env.spawn(async move {
-                let result = disk.submit(request).await;
+                let result = disk.submit(&request).await;
                 failed.set(failed.get() + u64::from(result.is_err()));
             });
         }
         env.run_ready();
         if kind == Kind::Flush {
             let disk = Rc::clone(&disk);
-            env.run(async move { disk.submit(Request::Flush).await })??;
+            env.run(async move { disk.submit(&Request::Flush).await })??;
         }
     }
     let missing = disk.counters().inflight();

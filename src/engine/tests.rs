@@ -107,13 +107,13 @@ async fn write(engine: &Engine, name: &str, byte: u8) {
         let buffer = local.buffers().get(4096);
         buffer.fill(byte);
         volume
-            .submit(Request::Write {
+            .submit(&Request::Write {
                 offset: 0,
                 buffer,
                 fua: false,
             })
             .await?;
-        volume.submit(Request::Flush).await
+        volume.submit(&Request::Flush).await
     });
     assert_eq!(done.await.unwrap(), Ok(()));
 }
@@ -129,7 +129,7 @@ async fn read(engine: &Engine, name: &str) -> u8 {
             offset: 0,
             buffer: buffer.clone(),
         };
-        volume.submit(request).await.map(|()| buffer.to_vec()[0])
+        volume.submit(&request).await.map(|()| buffer.to_vec()[0])
     });
     done.await.unwrap().unwrap()
 }

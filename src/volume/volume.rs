@@ -158,7 +158,7 @@ impl<D: BlockDevice, C: Clock> Volume<D, C> {
     /// # Errors
     /// `EINVAL` outside the volume or off its block grid, `EROFS` when it is read-only, both without side effect
     /// (spec W1); else what the device below says.
-    pub async fn submit(&self, request: Request) -> Result<(), IoError> {
+    pub async fn submit(&self, request: &Request) -> Result<(), IoError> {
         self.counters.start();
         let started = self.clock.now();
         let operation = request.operation();
@@ -169,21 +169,21 @@ impl<D: BlockDevice, C: Clock> Volume<D, C> {
         result
     }
 
-    async fn checked(&self, request: Request) -> Result<(), IoError> {
-        self.check(&request)?;
+    async fn checked(&self, request: &Request) -> Result<(), IoError> {
+        self.check(request)?;
         let _running = self.admit().await;
         match request {
-            Request::Read { offset, buffer } => self.device.read(offset, &buffer).await,
+            Request::Read { offset, buffer } => self.device.read(*offset, buffer).await,
             Request::Write {
                 offset,
                 buffer,
                 fua,
-            } => self.device.write(offset, &buffer, fua).await,
+            } => self.device.write(*offset, buffer, *fua).await,
             Request::WriteZeroes {
                 offset,
                 len,
                 options,
-            } => self.device.write_zeroes(offset, len, options).await,
+            } => self.device.write_zeroes(*offset, *len, *options).await,
             Request::Flush => self.device.flush().await,
         }
     }

@@ -134,7 +134,7 @@ impl<D: BlockDevice> Queue<D> {
                     offset,
                     buffer: into,
                 };
-                self.volume.submit(request).await?;
+                self.volume.submit(&request).await?;
                 self.give_data(tag, &buffer)?;
                 Ok(len)
             }
@@ -146,7 +146,7 @@ impl<D: BlockDevice> Queue<D> {
                     buffer,
                     fua,
                 };
-                self.volume.submit(request).await.map(|()| len)
+                self.volume.submit(&request).await.map(|()| len)
             }
             Command::Zero {
                 offset,
@@ -158,9 +158,9 @@ impl<D: BlockDevice> Queue<D> {
                     len,
                     options,
                 };
-                self.volume.submit(request).await.map(|()| 0)
+                self.volume.submit(&request).await.map(|()| 0)
             }
-            Command::Flush => self.volume.submit(Request::Flush).await.map(|()| 0),
+            Command::Flush => self.volume.submit(&Request::Flush).await.map(|()| 0),
         }
     }
 

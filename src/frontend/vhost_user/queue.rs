@@ -230,7 +230,7 @@ impl<D: BlockDevice> Queue<D> {
             Ok(request) => {
                 let queue = Rc::clone(self);
                 self.parts.local.start(async move {
-                    let (status, written) = queue.serve(request.command, request.written).await;
+                    let (status, written) = queue.serve(&request.command, request.written).await;
                     queue.answer(&memory, Some(request.status), status);
                     queue.complete(head, written);
                 });
@@ -257,11 +257,11 @@ impl<D: BlockDevice> Queue<D> {
 
     /// Does what the driver asked for. Returns the status and how many bytes were written from the start of the
     /// chain's writable part on (none when the status behind them is all).
-    async fn serve(&self, command: Command, written: u32) -> (Status, u32) {
+    async fn serve(&self, command: &Command, written: u32) -> (Status, u32) {
         let result = match command {
             Command::Read { offset, buffer } => {
                 let read = |offset, buffer| volume::Request::Read { offset, buffer };
-                self.transfer(offset, &buffer, read).await
+                self.transfer(*offset, buffer, read).await
             }
             Command::Write { offset, buffer } => {
                 let fua = self.parts.write_through;
@@ -270,10 +270,10 @@ impl<D: BlockDevice> Queue<D> {
                     buffer,
                     fua,
                 };
-                self.transfer(offset, &buffer, write).await
+                self.transfer(*offset, buffer, write).await
             }
-            Command::Flush => self.parts.volume.submit(volume::Request::Flush).await,
-            Command::Zero(ranges) => self.zero(&ranges).await,
+            Command::Flush => self.parts.volume.submit(&volume::Request::Flush).await,
+            Command::Zero(ranges) => self.zero(ranges).await,
             Command::GetId(buffer) => {
                 buffer.write_at(0, &self.parts.serial[..buffer.len()]);
                 Ok(())
@@ -301,7 +301,7 @@ impl<D: BlockDevice> Queue<D> {
         for start in (0..buffer.len()).step_by(PIECE_MAX) {
             let piece = buffer.slice(start, PIECE_MAX.min(buffer.len() - start));
             let request = request(offset + start as u64, piece);
-            self.parts.volume.submit(request).await?;
+            self.parts.volume.submit(&request).await?;
         }
         Ok(())
     }
@@ -317,7 +317,7 @@ impl<D: BlockDevice> Queue<D> {
                 len: range.len,
                 options,
             };
-            self.parts.volume.submit(request).await?;
+            self.parts.volume.submit(&request).await?;
         }
         Ok(())
     }
