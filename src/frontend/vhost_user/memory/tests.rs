@@ -56,6 +56,22 @@ fn a_range_that_crosses_regions_is_one_buffer() {
 }
 
 #[test]
+fn words_are_read_where_they_lie_and_across_regions() {
+    let table = table();
+    let data: Vec<u8> = (1..=16).collect();
+    let words = [0x0807_0605_0403_0201, 0x100f_0e0d_0c0b_0a09];
+    for address in [PAGE, PAGE + 3, 3 * PAGE - 16, 3 * PAGE - 5] {
+        table.write(address, &data).unwrap();
+        assert_eq!(table.read_words(address).unwrap(), words);
+        table.write_byte(address + 15, 0xff).unwrap();
+        assert_eq!(table.read_words(address).unwrap()[1] >> 56, 0xff);
+    }
+    let end = 5 * PAGE;
+    assert!(table.read_words(end - 15).is_err());
+    assert!(table.write_byte(end - 1, 1).is_ok() && table.write_byte(end, 1).is_err());
+}
+
+#[test]
 fn addresses_outside_the_regions_are_refused() {
     let table = table();
     let check = |address: u64, len: usize, expected: bool| {
