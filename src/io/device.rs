@@ -101,6 +101,22 @@ impl IoError {
         }
     }
 
+    /// Whether the kernel did nothing for want of something that it may have again soon.
+    #[must_use]
+    pub const fn is_transient(self) -> bool {
+        matches!(self, Self::Os(libc::EAGAIN | libc::EINTR | libc::ENOMEM))
+    }
+
+    /// Whether it was refused before the disk had anything to do with it: nothing written before can have been lost.
+    #[must_use]
+    pub const fn is_refusal(self) -> bool {
+        let refused = matches!(
+            self,
+            Self::Stopped | Self::Os(libc::EFAULT | libc::EINVAL | libc::EOPNOTSUPP | libc::EROFS)
+        );
+        refused || self.is_no_space()
+    }
+
     /// Whether the pool has no room left (`ENOSPC` or `EDQUOT`).
     #[must_use]
     pub const fn is_no_space(self) -> bool {

@@ -30,14 +30,18 @@ impl Doors {
         self.shut.borrow_mut().push(door);
     }
 
-    /// Takes what is behind shut doors. Whether there was anything.
-    pub(crate) fn look(&self) -> bool {
+    /// Whether there is anything behind a shut door.
+    pub(crate) fn have_work(&self) -> bool {
+        let has_work = |door: &Weak<dyn Door>| door.upgrade().is_some_and(|door| door.has_work());
+        self.shut.borrow().iter().any(has_work)
+    }
+
+    /// Takes what is behind shut doors.
+    pub(crate) fn look(&self) {
         let with_work = |door: &Weak<dyn Door>| door.upgrade().filter(|door| door.has_work());
         // Out of the borrow first: taking shuts doors.
         let found: Vec<_> = self.shut.borrow().iter().filter_map(with_work).collect();
-        let any = !found.is_empty();
         found.into_iter().for_each(Door::take_work);
-        any
     }
 
     /// Opens all doors. Whether something has come meanwhile; it was taken then, and the doors in question are shut.

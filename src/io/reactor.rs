@@ -354,10 +354,8 @@ impl Shared {
     fn rest(&self, spinner: &Spinner) {
         let began = self.epoch.elapsed();
         let timer = self.executor.next_timer();
-        let budget = match timer {
-            Some(deadline) => spinner.budget().min(deadline.saturating_sub(began)),
-            None => spinner.budget(),
-        };
+        let until_timer = timer.map_or(Duration::MAX, |at| at.saturating_sub(began));
+        let budget = spinner.budget().min(until_timer);
         let passed = || self.epoch.elapsed().saturating_sub(began);
         if !budget.is_zero() {
             self.ring.enter(false, None);
@@ -365,6 +363,8 @@ impl Shared {
                 return spinner.waited(passed(), Wait::Seen);
             }
         }
+        // What has come meanwhile is taken here, and begins now.
+        self.now.set(self.epoch.elapsed());
         if self.doors.open() {
             return self.ring.enter(false, None);
         }
@@ -382,13 +382,12 @@ impl Shared {
         // The kernel may leave the flag up with nothing behind it.
         let mut asks = 0;
         loop {
-            if self.ring.has_completions() || self.doors.look() {
+            if self.ring.has_completions() || self.doors.have_work() {
                 return true;
             }
             if asks < ASKS_MAX && self.ring.has_task_work() {
                 asks += 1;
                 self.ring.enter(false, None);
-                continue;
             }
             if self.epoch.elapsed() >= limit {
                 return false;

@@ -125,12 +125,7 @@ impl Durability {
 impl DurableWrite<'_> {
     /// Tells how the write ended.
     pub(super) fn ended(self, result: Result<(), IoError>) {
-        // These fail before anything is flushed.
-        let harmless = |error: IoError| {
-            let refused = [libc::EFAULT, libc::EINVAL, libc::EOPNOTSUPP, libc::EROFS];
-            error.is_no_space() || error == IoError::Stopped || refused.contains(&error.errno())
-        };
-        if let Some(error) = result.err().filter(|error| !harmless(*error)) {
+        if let Some(error) = result.err().filter(|error| !error.is_refusal()) {
             self.durability
                 .change(|state| state.failed = state.failed.or(Some(error)));
         }

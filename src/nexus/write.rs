@@ -101,7 +101,7 @@ impl Verdict {
             Failure::Data(IoError::Short) | Failure::Read(IoError::Short) => {
                 Self::Child(FaultReason::Truncated)
             }
-            Failure::Read(error) if is_transient(error) => {
+            Failure::Read(error) if error.is_transient() => {
                 Self::Child(FaultReason::TimedOut(error))
             }
             Failure::Read(IoError::Os(libc::EFAULT | libc::EINVAL | libc::EOPNOTSUPP)) => {
@@ -112,7 +112,7 @@ impl Verdict {
             Failure::Data(IoError::Os(libc::EFAULT | libc::EINVAL | libc::EOPNOTSUPP)) => {
                 Self::Request
             }
-            Failure::Data(error) if is_transient(error) => {
+            Failure::Data(error) if error.is_transient() => {
                 Self::Child(FaultReason::TimedOut(error))
             }
             Failure::Data(error) => Self::Child(FaultReason::Write(error)),
@@ -127,13 +127,6 @@ impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         self.0.set(true);
     }
-}
-
-pub(super) const fn is_transient(error: IoError) -> bool {
-    matches!(
-        error,
-        IoError::Os(libc::EAGAIN | libc::EINTR | libc::ENOMEM)
-    )
 }
 
 impl<E: NexusEnv> Inner<E> {
@@ -327,7 +320,7 @@ impl<E: NexusEnv> Inner<E> {
         let mut waited = Duration::ZERO;
         loop {
             let result = attempt().await;
-            let again = result.is_err_and(is_transient);
+            let again = result.is_err_and(IoError::is_transient);
             if !again || waited >= self.spec.borrow().policy.timeouts.io {
                 return result;
             }

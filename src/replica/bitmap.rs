@@ -433,7 +433,10 @@ async fn all<F>(writes: impl Iterator<Item = F>) -> Result<(), IoError>
 where
     F: Future<Output = Result<(), IoError>>,
 {
-    join_all(writes).await.into_iter().collect()
+    let failures = join_all(writes).await.into_iter().filter_map(Result::err);
+    // What is tried again, or lost nothing, must not hide a page whose loss has to be known (spec W10).
+    let told = failures.min_by_key(|error| error.is_transient() || error.is_refusal());
+    told.map_or(Ok(()), Err)
 }
 
 /// Regions of the page `index` when there are `regions` in all.

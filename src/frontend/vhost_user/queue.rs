@@ -349,7 +349,9 @@ impl<D: BlockDevice> Queue<D> {
             count(&self.counters().calls);
         }
         if self.full.get() {
-            self.take_all();
+            // In a task, after all queues have published: what is taken may be served at once, and at length.
+            let queue = Rc::clone(self);
+            self.parts.local.spawn(async move { queue.take_all() });
         }
         if self.in_flight.get() == 0 {
             wake(&self.drainer);

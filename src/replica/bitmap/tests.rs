@@ -253,6 +253,20 @@ fn a_failed_write_fails_all_who_waited_for_it_and_can_be_tried_again() {
     assert_eq!(reopen(&disk, 1000).runs(), [0..2]);
 }
 
+/// W10: a page that was merely refused does not hide one that may have lost something.
+#[test]
+fn of_several_failures_the_worst_is_told() {
+    let all_of = |results: &[Result<(), IoError>]| {
+        let results = results.iter().copied();
+        run(all(results.map(std::future::ready)))
+    };
+    let again = Err(IoError::Os(libc::EAGAIN));
+    let worst = all_of(&[again, Err(IoError::EIO), Err(IoError::ENOSPC)]);
+    assert_eq!(worst, Err(IoError::EIO));
+    assert_eq!(all_of(&[Ok(()), again]), again);
+    assert_eq!(all_of(&[Ok(()), Ok(())]), Ok(()));
+}
+
 /// L7: nobody knows when the abandoned write lands.
 #[test]
 fn a_write_dropped_in_flight_gives_the_page_up() {
