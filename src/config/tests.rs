@@ -302,6 +302,9 @@ fn between(name: &'static str) -> impl Fn(&str, &str) -> String {
 fn the_documents_are_in_step_with_the_key_table() {
     in_step("docs/config.md", &reference::keys(), between("keys"));
     in_step("docs/config.md", &reference::codes(), between("codes"));
+    in_step("docs/errors.md", &reference::errors(), |_, generated| {
+        generated.to_owned()
+    });
     in_step(
         "configs/volund.schema.json",
         &schema::text(),
