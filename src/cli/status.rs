@@ -301,14 +301,8 @@ fn reason(conditions: &[Condition]) -> String {
 
 /// Per thing that is wrong: since when and why, and what happens next.
 fn complaints(object: &str, conditions: &[Condition], now: SystemTime) -> String {
-    // A blocked volume is not ready for the same reason; say it once.
-    let mut said: Vec<&str> = Vec::new();
     let mut text = String::new();
     for condition in wrong(conditions) {
-        if said.contains(&condition.message.as_str()) {
-            continue;
-        }
-        said.push(&condition.message);
         let kind = match condition.kind.as_str() {
             "Ready" => "not Ready",
             kind => kind,

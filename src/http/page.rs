@@ -24,7 +24,11 @@ const EVENTS_SHOWN: usize = 20;
 pub(super) fn render(status: &NodeStatus, events: &[EventRecord], now: SystemTime) -> Markup {
     let page = Page { now };
     let mut volumes: Vec<&VolumeStatus> = status.volumes.iter().collect();
-    volumes.sort_by_key(|volume| !is_wrong(&volume.conditions));
+    volumes.sort_by_key(|volume| match severity(&volume.conditions) {
+        Some("bad") => 0,
+        Some(_) => 1,
+        None => 2,
+    });
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -91,7 +95,7 @@ impl Page {
                 }
             }
             @if let Some(error) = &status.config_error {
-                article.wrong {
+                article.bad {
                     p { span.tag.bad { "Refused" } " The files on disk have errors, so the revision above stays in force." }
                     pre { (error) }
                     p.next { "they are read again as soon as they change." }
@@ -108,7 +112,7 @@ impl Page {
             _ => "bad",
         };
         html! {
-            article.wrong[is_wrong(&volume.conditions)] id={ "volume-" (volume.name) } {
+            article class=[severity(&volume.conditions)] id={ "volume-" (volume.name) } {
                 div.row {
                     h3 { (volume.name) }
                     span class={ "tag " (class) } { (word) }
@@ -151,7 +155,7 @@ impl Page {
         };
         let used = pool.allocated_bytes;
         html! {
-            article.wrong[is_wrong(&pool.conditions)] id={ "pool-" (pool.name) } {
+            article class=[severity(&pool.conditions)] id={ "pool-" (pool.name) } {
                 div.row {
                     h3 { (pool.name) }
                     span class={ "tag " (class) } { (word) }
@@ -174,7 +178,7 @@ impl Page {
             @for condition in wrong(conditions) {
                 div.condition {
                     p {
-                        span.tag.bad { (name(condition)) } " " (self.since(&condition.last_transition_time))
+                        span class={ "tag " (class_of(condition)) } { (name(condition)) } " " (self.since(&condition.last_transition_time))
                     }
                     p { (condition.message) }
                     @if let Some(next) = &condition.next { p.next { (next) } }
@@ -200,12 +204,15 @@ impl Page {
         }
     }
 
-    /// `5m ago (2026-11-21T09:14:03Z)`.
+    /// `5m ago, 09:14:03Z`; of what is older than a day the date.
     fn since(&self, time: &str) -> Markup {
+        let ago = ago(time, self.now);
+        let (date, clock) = time.split_once('T').unwrap_or((time, time));
         html! {
-            time datetime=(time) {
-                @match ago(time, self.now) {
-                    Some(ago) => { (ago) " ago (" (time) ")" }
+            time datetime=(time) title=(time) {
+                @match ago {
+                    Some(ago) if ago.ends_with('d') => { (ago) " ago, " (date) }
+                    Some(ago) => { (ago) " ago, " (clock) }
                     None => { (time) }
                 }
             }
@@ -221,6 +228,20 @@ fn name(condition: &Condition) -> String {
         "not "
     };
     format!("{not}{}: {}", condition.kind, condition.reason)
+}
+
+/// How bad a condition is that is wrong.
+fn class_of(condition: &Condition) -> &'static str {
+    if condition.kind == "Ready" {
+        "bad"
+    } else {
+        "warn"
+    }
+}
+
+/// The same of the worst; none when nothing is wrong.
+fn severity(conditions: &[Condition]) -> Option<&'static str> {
+    wrong(conditions).first().map(|worst| class_of(worst))
 }
 
 fn is_wrong(conditions: &[Condition]) -> bool {

@@ -1,6 +1,8 @@
 //! Observed state, as `/v1/status`, the CLI and the metrics show it. Serialised; fields are only ever added.
 //! Bytes are integers, times RFC 3339 texts in UTC.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::{PoolId, PoolName, ReplicaId, VolumeId, VolumeName};
@@ -39,7 +41,7 @@ impl Condition {
     }
 }
 
-/// What is wrong, worst first; empty when nothing is.
+/// What is wrong, worst first, each message once (a blocked volume is not ready for the same reason); empty when nothing is.
 #[must_use]
 pub fn wrong(conditions: &[Condition]) -> Vec<&Condition> {
     let wrong = conditions.iter().filter(|condition| condition.is_wrong());
@@ -49,6 +51,8 @@ pub fn wrong(conditions: &[Condition]) -> Vec<&Condition> {
         "Degraded" => 1,
         _ => 2,
     });
+    let mut said = BTreeSet::new();
+    wrong.retain(|condition| said.insert(condition.message.as_str()));
     wrong
 }
 
