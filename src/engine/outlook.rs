@@ -78,14 +78,12 @@ impl Target {
             return Some("is a full copy again, by itself, when its rebuild is done".to_owned());
         }
         if let (Some(last), true) = (self.attempts.last(), self.attempts.due().is_some()) {
-            let failures = self.attempts.failures();
-            let count = self.failures_max.map_or_else(
-                || format!("{failures}"),
-                |most| format!("{failures} of {most} until it rests"),
-            );
-            let at = &self.again_at;
+            let (failures, at) = (self.attempts.failures(), &self.again_at);
+            let rest = self.failures_max.map_or_else(String::new, |most| {
+                format!(", after {most} it rests for an hour")
+            });
             return Some(format!(
-                "is tried again at {at} (failures in a row: {count}; the last one: {last})"
+                "is tried again at {at}; failures in a row: {failures}{rest}; the last one: {last}"
             ));
         }
         if !child.wants_attach && !child.wants_rebuild {
@@ -168,8 +166,10 @@ mod tests {
 
     #[test]
     fn what_a_member_waits_for_is_said() {
-        let mut target = Target::default();
-        target.waits_for = Some("pool \"b\" is back".to_owned());
+        let target = Target {
+            waits_for: Some("pool \"b\" is back".to_owned()),
+            ..Target::default()
+        };
         let said = text(&target, &stale(), Turn::Free);
         assert!(said.ends_with("once pool \"b\" is back"), "{said}");
         let target = Target::default();
@@ -192,7 +192,9 @@ mod tests {
         let said = text(&failed(1, true), &stale(), Turn::Free);
         assert!(said.starts_with("is tried again at 20"), "{said}");
         assert!(
-            said.ends_with("(failures in a row: 1 of 3 until it rests; the last one: no device)"),
+            said.ends_with(
+                "; failures in a row: 1, after 3 it rests for an hour; the last one: no device"
+            ),
             "{said}"
         );
         let said = text(&failed(5, false), &stale(), Turn::Free);

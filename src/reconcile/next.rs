@@ -35,7 +35,7 @@ pub(super) fn usual(statement: &Statement) -> Option<&'static str> {
         ("RemovalBlocked", _, "PoolOffline") => "it is removed by itself once these pools are back",
         ("ChangePending", _, "InUse") => "the change is made by itself when the client has gone",
         ("ChangePending", _, "ReplicaRemovalWaiting") => {
-            "the copy serves until then, and is removed by itself as soon as all that stay are in sync"
+            "the copy that is to go serves until then, and is removed by itself as soon as all that stay are in sync"
         }
         ("ChangePending", _, "ReplicaAdditionWaiting") => "the copy is added by itself then",
         ("ChangeRefused", ..) => "nothing: what was there stays in force",
