@@ -10,8 +10,10 @@ use super::table::Table;
 use super::{CliError, EXIT_NOT_READY, EXIT_OK, Outcome, print};
 use crate::io::clock;
 use crate::model::status::{
-    Condition, NodeStatus, PoolState, RebuildStatus, ReplicaState, Truth, VolumeStatus,
+    Condition, NodeStatus, PoolState, RebuildStatus, ReplicaState, ReplicaStatus, Truth,
+    VolumeStatus, wrong,
 };
+use crate::model::time::{ago, span};
 use crate::units::Bytes;
 
 /// Time between two looks with `--watch`.
@@ -95,7 +97,7 @@ fn change_lines(global: &Global, status: &NodeStatus) -> Result<Vec<String>, Cli
             Ok(format!(
                 "{} {} {client} {}",
                 volume.name,
-                state(volume),
+                volume.word(),
                 reason(&volume.conditions)
             ))
         }
@@ -122,23 +124,14 @@ fn human(status: &NodeStatus, now: SystemTime) -> String {
             error.trim_end()
         );
     }
-    text.push_str(&volumes(status));
-    let offline = status
-        .pools
-        .iter()
-        .filter(|pool| pool.state == PoolState::Offline);
-    for pool in offline {
-        let _ = writeln!(text, "! pool {} is offline ({})", pool.name, pool.backing);
-    }
+    text.push_str(&volumes(status, now));
     for pool in &status.pools {
-        text.push_str(&complaints("pool", pool.name.as_str(), &pool.conditions));
+        let object = format!("pool {}", pool.name);
+        text.push_str(&complaints(&object, &pool.conditions, now));
     }
     for volume in &status.volumes {
-        text.push_str(&complaints(
-            "volume",
-            volume.name.as_str(),
-            &volume.conditions,
-        ));
+        let object = format!("volume {}", volume.name);
+        text.push_str(&complaints(&object, &volume.conditions, now));
     }
     if !status.quarantine.is_empty() {
         let bytes = status
@@ -172,7 +165,7 @@ fn summary(status: &NodeStatus, now: SystemTime) -> String {
         status
             .volumes
             .iter()
-            .map(|volume| state(volume).to_lowercase()),
+            .map(|volume| volume.word().to_lowercase()),
     );
     format!(
         "CONFIG  {hash}{applied}   NODE {}   POOLS {pools}   VOLUMES {volumes}\n",
@@ -196,20 +189,7 @@ fn tally(words: impl Iterator<Item = String>) -> String {
     texts.collect::<Vec<_>>().join(", ")
 }
 
-/// `5s`, `2m`, `3h`, `4d`. None when the time can't be read.
-fn ago(time: &str, now: SystemTime) -> Option<String> {
-    let then: jiff::Timestamp = time.parse().ok()?;
-    let now = jiff::Timestamp::try_from(now).ok()?;
-    let seconds = now.duration_since(then).as_secs().max(0);
-    Some(match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3600 => format!("{}m", seconds / 60),
-        3600..86_400 => format!("{}h", seconds / 3600),
-        _ => format!("{}d", seconds / 86_400),
-    })
-}
-
-fn volumes(status: &NodeStatus) -> String {
+fn volumes(status: &NodeStatus, now: SystemTime) -> String {
     if status.volumes.is_empty() {
         return String::new();
     }
@@ -224,7 +204,7 @@ fn volumes(status: &NodeStatus) -> String {
             .filter(|r| r.state == ReplicaState::InSync);
         table.row(vec![
             volume.name.to_string(),
-            state(volume),
+            volume.word(),
             Bytes(volume.size_bytes).to_string(),
             Bytes(volume.allocated_bytes).to_string(),
             format!("{}/{}", healthy.count(), volume.replicas.len()),
@@ -237,24 +217,14 @@ fn volumes(status: &NodeStatus) -> String {
             .to_owned(),
             reason(&volume.conditions),
         ]);
-        if volume.replicas.len() > 1
-            || volume
-                .replicas
-                .iter()
-                .any(|r| r.state != ReplicaState::InSync)
-        {
+        let is_whole = |replica: &ReplicaStatus| replica.state == ReplicaState::InSync;
+        if volume.replicas.len() > 1 || !volume.replicas.iter().all(is_whole) {
             for replica in &volume.replicas {
-                let state = format!("{:?}", replica.state);
-                let mut row = vec![format!("  {}", replica.pool), state];
-                if let Some(rebuild) = &replica.rebuild {
-                    table.row_with(row, progress(rebuild));
-                    continue;
-                }
-                if let Some(reason) = &replica.reason {
-                    row.extend(["", "", "", "", ""].map(str::to_owned));
-                    row.push(reason.clone());
-                }
-                table.row(row);
+                let row = vec![
+                    format!("  {}", replica.pool),
+                    format!("{:?}", replica.state),
+                ];
+                table.row_with(row, replica_news(replica, now));
             }
         }
         for (work, tail) in background(volume) {
@@ -289,16 +259,6 @@ fn bar(percent: u64) -> String {
     )
 }
 
-/// `43s`, `12m 5s`, `3h 20m`, `2d 4h`.
-fn span(seconds: u64) -> String {
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),
-        3600..86_400 => format!("{}h {}m", seconds / 3600, seconds / 60 % 60),
-        _ => format!("{}d {}h", seconds / 86_400, seconds / 3600 % 24),
-    }
-}
-
 /// What is done to a volume's copies beside rebuilds, and how far that is.
 fn background(volume: &VolumeStatus) -> Vec<(&'static str, String)> {
     let mut work = Vec::new();
@@ -322,24 +282,6 @@ fn background(volume: &VolumeStatus) -> Vec<(&'static str, String)> {
     work
 }
 
-/// One word for a volume: whether it serves, and with all its copies; else where in its life it is.
-fn state(volume: &VolumeStatus) -> String {
-    health(volume).map_or_else(|| volume.state.clone(), str::to_owned)
-}
-
-/// Whether a volume serves, and with all its copies. None when it does not serve.
-fn health(volume: &VolumeStatus) -> Option<&'static str> {
-    let says = |kind: &str| {
-        let mut conditions = volume.conditions.iter();
-        conditions.any(|condition| condition.kind == kind && condition.status == Truth::True)
-    };
-    match (says("Ready"), says("Degraded")) {
-        (true, false) => Some("Online"),
-        (true, true) => Some("Degraded"),
-        (false, _) => None,
-    }
-}
-
 /// A socket in full would be wider than all the rest; `--output json` has it.
 fn export(volume: &VolumeStatus) -> String {
     match (volume.export.split_once(' '), &volume.export_socket) {
@@ -351,44 +293,48 @@ fn export(volume: &VolumeStatus) -> String {
     }
 }
 
-/// What is wrong, worst first; empty when nothing is.
-fn wrong(conditions: &[Condition]) -> impl Iterator<Item = &Condition> {
-    let mut wrong: Vec<&Condition> = conditions
-        .iter()
-        .filter(|condition| match condition.kind.as_str() {
-            "Ready" => condition.status != Truth::True,
-            // A rebuild is the remedy; what is wrong is said by `Degraded`.
-            "Waiting" | "MemoryOnly" | "Rebuilding" => false,
-            _ => condition.status != Truth::False,
-        })
-        .collect();
-    wrong.sort_by_key(|condition| condition.kind != "Ready");
-    wrong.into_iter()
-}
-
 fn reason(conditions: &[Condition]) -> String {
     wrong(conditions)
-        .next()
+        .first()
         .map_or_else(String::new, |condition| condition.reason.clone())
 }
 
-/// A line per thing that is wrong.
-fn complaints(kind: &str, name: &str, conditions: &[Condition]) -> String {
-    // A blocked volume is not ready for the same reason; say it once.
-    let mut said: Vec<&str> = Vec::new();
+/// Per thing that is wrong: since when and why, and what happens next.
+fn complaints(object: &str, conditions: &[Condition], now: SystemTime) -> String {
     let mut text = String::new();
     for condition in wrong(conditions) {
-        if said.contains(&condition.message.as_str()) {
-            continue;
-        }
-        said.push(&condition.message);
+        let kind = match condition.kind.as_str() {
+            "Ready" => "not Ready",
+            kind => kind,
+        };
         let _ = writeln!(
             text,
-            "! {kind} {name}: {} ({})",
-            condition.message, condition.reason
+            "! {object}: {kind} ({}){}: {}",
+            condition.reason,
+            since(&condition.last_transition_time, now),
+            condition.message
         );
+        if let Some(next) = &condition.next {
+            let _ = writeln!(text, "  next: {next}");
+        }
     }
     text
+}
+
+/// ` since 2026-11-21T09:14:03Z, 5m`; empty when the time can't be read.
+fn since(time: &str, now: SystemTime) -> String {
+    ago(time, now).map_or_else(String::new, |ago| format!(" since {time}, {ago}"))
+}
+
+/// How far a copy's rebuild is, or since when and why it is out of sync.
+fn replica_news(replica: &ReplicaStatus, now: SystemTime) -> String {
+    if let Some(rebuild) = &replica.rebuild {
+        return progress(rebuild);
+    }
+    let since = replica.since.as_deref().and_then(|time| ago(time, now));
+    let since = since.map(|ago| format!("for {ago}"));
+    let parts = [since, replica.reason.clone()];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]

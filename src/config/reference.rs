@@ -1,4 +1,4 @@
-//! The key table and the codes as Markdown, for `docs/config.md`. A test fails when that file is out of step.
+//! The key table and the codes as Markdown, for `docs/config.md` and `docs/errors.md`. A test fails when they are out of step.
 
 use super::codes;
 use super::keys::{self, Kind, REPLICAS_MAX};
@@ -35,6 +35,40 @@ pub fn codes() -> String {
         ));
     }
     text
+}
+
+/// All that `volund explain` says of every code: `docs/errors.md`, whole.
+#[must_use]
+pub fn errors() -> String {
+    let mut text = "# Error codes\n\n\
+        What `volund explain CODE` says, code by code. A code keeps its meaning for ever. E00xx: a file can't be read as \
+        TOML.\nE01xx: a key or a value is wrong by itself. E02xx: objects contradict one another. E03xx: the files are \
+        fine, but the\nstep from what exists to them is refused. W: a warning. This page is generated from the code.\n"
+        .to_owned();
+    for known in codes::ALL {
+        let example = known.example;
+        let language = if example.starts_with("volund ") || example.starts_with("mkdir ") {
+            "sh"
+        } else if example.starts_with(['-', '+']) {
+            "diff"
+        } else {
+            "toml"
+        };
+        text.push_str(&format!(
+            "\n## {}\n\n**{}.** {}\n\nFor instance:\n\n```{language}\n{example}\n```\n\nWhat to do: {}\n",
+            known.code,
+            capitalised(known.title),
+            known.cause,
+            known.fix
+        ));
+    }
+    text
+}
+
+fn capitalised(text: &str) -> String {
+    let mut chars = text.chars();
+    let first = chars.next().map(|c| c.to_ascii_uppercase());
+    first.into_iter().chain(chars).collect()
 }
 
 /// `1.0`, `2.5`, `1.25`.

@@ -302,6 +302,9 @@ fn between(name: &'static str) -> impl Fn(&str, &str) -> String {
 fn the_documents_are_in_step_with_the_key_table() {
     in_step("docs/config.md", &reference::keys(), between("keys"));
     in_step("docs/config.md", &reference::codes(), between("codes"));
+    in_step("docs/errors.md", &reference::errors(), |_, generated| {
+        generated.to_owned()
+    });
     in_step(
         "configs/volund.schema.json",
         &schema::text(),
@@ -310,15 +313,15 @@ fn the_documents_are_in_step_with_the_key_table() {
 }
 
 #[test]
-fn toml_in_the_document_is_fine() {
-    let text = std::fs::read_to_string(repository().join("docs/config.md")).unwrap();
-    let mut count = 0;
-    for block in text.split("```toml\n").skip(1) {
-        let block = block.split("```").next().unwrap();
-        count += 1;
-        good(block);
+fn toml_in_the_documents_is_fine() {
+    for path in ["docs/config.md", "docs/howto/qemu.md", "README.md"] {
+        let text = std::fs::read_to_string(repository().join(path)).unwrap();
+        let blocks: Vec<&str> = text.split("```toml\n").skip(1).collect();
+        assert!(!blocks.is_empty(), "{path}");
+        for block in blocks {
+            good(block.split("```").next().unwrap());
+        }
     }
-    assert!(count > 0);
 }
 
 #[test]

@@ -171,6 +171,7 @@ impl Daemon {
             node: self.options.node.clone(),
             config: self.options.config.clone(),
             reload: self.files.clone(),
+            times: self.options.times,
             engine: Some(self.engine.clone()),
         };
         if let Ok(address) = tcp.local_addr() {

@@ -189,7 +189,8 @@ impl Engine {
             if here.is_empty() {
                 let offline = gathered.offline.iter().find(|(p, _)| p == pool);
                 let what = match offline {
-                    Some((_, why)) => absent(why.clone()),
+                    // Why that is so is said of the pool.
+                    Some(_) => absent(format!("pool \"{pool}\" is offline")),
                     None if self.is_memory(pool) => Brought::Memory(newest.file_len()),
                     None => absent(format!("pool \"{pool}\" has no replica of this volume")),
                 };

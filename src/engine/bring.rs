@@ -17,7 +17,7 @@ use crate::units::Bytes;
 pub(super) enum Back {
     /// It is here, or need not come any more.
     Here,
-    /// It can't be opened before something else happens: its pool opens, say.
+    /// It can't be opened before this: `pool "b" is back`.
     Waits(String),
 }
 
@@ -43,12 +43,12 @@ impl Engine {
             return Ok(Back::Here);
         }
         let Some(pool) = self.pool_of(live, child, replica) else {
-            let why = "no pool that is open here has its file";
-            return Ok(Back::Waits(why.to_owned()));
+            let what = "the pool that has its file is open here";
+            return Ok(Back::Waits(what.to_owned()));
         };
-        let handle = match self.open_one(&pool) {
-            Ok(handle) => handle,
-            Err(error) => return Ok(Back::Waits(error.to_string())),
+        // Why that is so is said of the pool.
+        let Ok(handle) = self.open_one(&pool) else {
+            return Ok(Back::Waits(format!("pool \"{pool}\" is back")));
         };
         let applied = live.applied();
         let what = if handle.is_memory() {

@@ -76,7 +76,7 @@ impl Engine {
 /// What lies between two things that a nexus said; `before` is none for the first.
 pub(super) fn difference(before: Option<&NexusStatus>, now: &NexusStatus) -> Vec<Happened> {
     let Some(before) = before else {
-        return vec![started(now)];
+        return started(now);
     };
     let find = |status: &NexusStatus, child: &ChildStatus| {
         let mut children = status.children.iter().filter(|c| c.is_member);
@@ -107,7 +107,22 @@ pub(super) fn difference(before: Option<&NexusStatus>, now: &NexusStatus) -> Vec
     happened
 }
 
-fn started(now: &NexusStatus) -> Happened {
+/// The event by which a replica that is out of sync became so, as far as its volume's history (oldest first) goes back.
+pub(super) fn left_by(events: &[HistoryEvent], replica: ReplicaId) -> Option<&HistoryEvent> {
+    let mut left = None;
+    for event in events.iter().filter(|e| e.replica == Some(replica)) {
+        match event.what.as_str() {
+            "LeftBehind" | "Added" => left = Some(event),
+            // It was out of sync before, or the daemon that saw it leave could not tell.
+            "LeftOut" => left = left.or(Some(event)),
+            "InSync" | "Removed" => left = None,
+            _ => {}
+        }
+    }
+    left
+}
+
+fn started(now: &NexusStatus) -> Vec<Happened> {
     let named = |child: &ChildStatus| {
         let pool = child.pool.as_ref().map(ToString::to_string);
         let replica = child.replica.map(|replica| replica.to_string());
@@ -129,7 +144,13 @@ fn started(now: &NexusStatus) -> Happened {
     if !left.is_empty() {
         detail = format!("{detail}; left out: {}", left.join(", "));
     }
-    Happened::to_volume("Started", detail)
+    let mut happened = vec![Happened::to_volume("Started", detail)];
+    for child in members().filter(|child| child.state != ReplicaState::InSync) {
+        let place = (child.pool.clone(), child.replica);
+        let reason = child.reason.clone().unwrap_or_default();
+        happened.push(Happened::to("LeftOut", place, reason));
+    }
+    happened
 }
 
 fn change(
@@ -246,6 +267,36 @@ mod tests {
                 .contains("left out: a is Absent (Absent: gone)"),
             "{found:?}"
         );
+    }
+
+    #[test]
+    fn a_replica_is_out_of_sync_since_it_left_and_not_since_the_last_start() {
+        let replica = ReplicaId::from_uuid(uuid::Uuid::from_u128(1));
+        let events = |whats: &[&str]| -> Vec<HistoryEvent> {
+            let events = whats.iter().zip(1..).map(|(what, number)| HistoryEvent {
+                time: format!("t{number}"),
+                generation: 1,
+                what: (*what).to_owned(),
+                pool: None,
+                replica: (*what != "Started").then_some(replica),
+                detail: String::new(),
+            });
+            events.collect()
+        };
+        let check = |whats: &[&str], expected: Option<&str>| {
+            let events = events(whats);
+            let left = left_by(&events, replica);
+            assert_eq!(left.map(|event| event.time.as_str()), expected, "{whats:?}");
+        };
+        check(&["Started"], None);
+        check(&["Started", "LeftOut", "Started", "LeftOut"], Some("t2"));
+        check(
+            &["LeftBehind", "RebuildFailed", "Started", "LeftOut"],
+            Some("t1"),
+        );
+        check(&["LeftBehind", "Rebuilding", "InSync"], None);
+        check(&["LeftBehind", "InSync", "LeftBehind"], Some("t3"));
+        check(&["LeftBehind", "Removed", "Added"], Some("t3"));
     }
 
     #[test]

@@ -12,15 +12,14 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::attempts::Attempts;
 use super::bring::Back;
 use super::engine::{Engine, Shared};
 use super::error::EngineError;
 use super::history::{Happened, difference};
 use super::live::{Live, Nudges, Outlook};
+use super::outlook::{Target, Turn};
 use super::scrub;
 use crate::model::ReplicaId;
-use crate::model::observed::Problem;
 use crate::model::status::ReplicaState;
 use crate::nexus::{ChildStatus, Health, NexusStatus};
 
@@ -39,18 +38,12 @@ struct Keeper {
     targets: BTreeMap<ReplicaId, Target>,
     /// The rebuild under way, or waiting for its permit: at most one.
     rebuilds: JoinSet<(ReplicaId, Result<String, EngineError>)>,
+    /// The member that it is for.
+    rebuilt_now: Option<ReplicaId>,
     /// When the next scheduled scrub begins; none while nothing is planned.
     scrub_at: Option<Duration>,
     /// The scheduled scrub under way, or waiting for its permit: at most one.
     scrubs: JoinSet<()>,
-}
-
-/// A member that is out of sync.
-#[derive(Debug, Default)]
-struct Target {
-    attempts: Attempts,
-    /// What it waits for, when that is nothing that trying again would help.
-    waits_for: Option<String>,
 }
 
 /// Starts the keeper of a volume that has just begun to serve.
@@ -64,6 +57,7 @@ pub(super) fn start(engine: &Engine, live: &Arc<Live>) {
         told: None,
         targets: BTreeMap::new(),
         rebuilds: JoinSet::new(),
+        rebuilt_now: None,
         scrub_at: None,
         scrubs: JoinSet::new(),
     };
@@ -191,10 +185,10 @@ impl Keeper {
             Ok(Back::Here) => {
                 tracing::info!(volume = %live.id, %replica, "a replica is back and waits for its rebuild");
             }
-            Ok(Back::Waits(why)) => target.waits_for = Some(why),
+            Ok(Back::Waits(what)) => target.waits_for = Some(what),
             Err(error) => {
                 tracing::warn!(volume = %live.id, %replica, %error, "a replica could not be opened");
-                target.attempts.fail(now, error, &retry, false);
+                target.fail(now, error, &retry, false);
             }
         }
     }
@@ -207,6 +201,7 @@ impl Keeper {
         if !self.rebuilds.is_empty() || !target.attempts.is_due(now) {
             return;
         }
+        self.rebuilt_now = Some(replica);
         let (engine, live) = (engine.clone(), Arc::clone(live));
         self.rebuilds.spawn(async move {
             let result = engine.rebuild(&live, replica).await;
@@ -217,6 +212,7 @@ impl Keeper {
     /// Notes how a rebuild ended.
     fn rebuilt(&mut self, ended: Option<(ReplicaId, Result<String, EngineError>)>) {
         let now = self.now();
+        self.rebuilt_now = None;
         let (Some((replica, result)), Some(shared), Some(live)) =
             (ended, self.shared.upgrade(), self.live.upgrade())
         else {
@@ -240,7 +236,7 @@ impl Keeper {
                 let retry = engine.shared.policy.borrow().retry;
                 let target = self.targets.entry(replica).or_default();
                 let detail = error.to_string();
-                target.attempts.fail(now, error, &retry, true);
+                target.fail(now, error, &retry, true);
                 tracing::warn!(volume = %live.id, %replica, error = detail, "a rebuild failed");
                 let what = if target.attempts.is_resting() {
                     "RebuildGivenUp"
@@ -276,14 +272,28 @@ impl Keeper {
         Some(next.saturating_sub(self.now()))
     }
 
-    /// Shows what is being done about each target.
+    /// Shows what is being done about each member that is out of sync.
     fn publish(&self, engine: &Engine, live: &Live) {
-        let outlooks = self.targets.iter();
-        let outlooks =
-            outlooks.filter_map(|(replica, target)| Some((*replica, target.outlook(*replica)?)));
+        let told = self.told.as_ref();
+        let children = told.map_or(&[][..], |status| &status.children);
+        let nothing_known = Target::default();
+        let outlooks = children.iter().filter(|child| child.is_member);
+        let outlooks = outlooks.filter_map(|child| {
+            let replica = child.replica?;
+            let target = self.targets.get(&replica).unwrap_or(&nothing_known);
+            Some((replica, target.outlook(child, self.turn_of(replica))?))
+        });
         let outlooks: BTreeMap<ReplicaId, Outlook> = outlooks.collect();
         if live.set_outlooks(outlooks) {
             engine.touch();
+        }
+    }
+
+    fn turn_of(&self, replica: ReplicaId) -> Turn {
+        match self.rebuilt_now {
+            None => Turn::Free,
+            Some(other) if other == replica => Turn::Own,
+            Some(_) => Turn::Other,
         }
     }
 }
@@ -294,37 +304,6 @@ fn out_of_sync(status: &NexusStatus) -> BTreeSet<ReplicaId> {
     let members = status.children.iter().filter(|child| child.is_member);
     let out = members.filter(|child| child.state != ReplicaState::InSync);
     out.filter_map(|child| child.replica).collect()
-}
-
-impl Target {
-    fn outlook(&self, replica: ReplicaId) -> Option<Outlook> {
-        if let Some(why) = &self.waits_for {
-            return Some(Outlook {
-                text: format!("waits: {why}"),
-                given_up: None,
-            });
-        }
-        let last = self.attempts.last()?;
-        let failures = self.attempts.failures();
-        if !self.attempts.is_resting() {
-            return Some(Outlook {
-                text: format!("is tried again after {failures} failures, the last one: {last}"),
-                given_up: None,
-            });
-        }
-        let message = format!(
-            "replica {replica} could not be rebuilt {failures} times in a row, the last time because: {last}. It is \
-             tried again in about an hour, at once when its pool comes back or the volume's table in the files \
-             changes; replace its disk, or take its pool out of `replicas`"
-        );
-        Some(Outlook {
-            text: format!("rests after {failures} failures, the last one: {last}"),
-            given_up: Some(Problem {
-                reason: "RebuildGivenUp".to_owned(),
-                message,
-            }),
-        })
-    }
 }
 
 #[cfg(test)]
@@ -384,6 +363,7 @@ mod tests {
             told: None,
             targets: BTreeMap::new(),
             rebuilds: JoinSet::new(),
+            rebuilt_now: None,
             scrub_at: None,
             scrubs: JoinSet::new(),
         };

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::engine::Engine;
 use super::gather::{Gathered, idle_state};
+use super::history::left_by;
 use super::live::{Live, Outlook};
 use super::shown;
 use crate::io::clock::wall;
@@ -17,7 +18,7 @@ use crate::model::observed::{
 };
 use crate::model::policy::VolumePolicy;
 use crate::model::spec::BlockSize;
-use crate::model::status::ReplicaStatus;
+use crate::model::status::{ReplicaState, ReplicaStatus};
 use crate::model::{PoolName, ReplicaId, VolumeId, VolumeName};
 use crate::nexus::{ChildStatus, Health, NexusStatus};
 use crate::pool::{FoundReplica, Place, QuarantineName};
@@ -109,11 +110,27 @@ impl Engine {
                 .children
                 .iter()
                 .filter_map(|c| replica_status(c, allocated, &outlooks))
+                .map(|replica| self.dated(live.id, replica))
                 .collect(),
             injected: self.injected(live),
             unresolved: Bytes(status.unresolved_bytes),
             resolved: Bytes(status.resolved_bytes),
             scrub: shown::scrub(&status, record.scrubbed_at_unix_seconds),
+        }
+    }
+
+    /// The same with the time since which it has not been in sync, and why, also while it is being rebuilt.
+    fn dated(&self, id: VolumeId, replica: ReplicaStatus) -> ReplicaStatus {
+        let (Some(uuid), false) = (replica.uuid, replica.state == ReplicaState::InSync) else {
+            return replica;
+        };
+        let history = self.shared.store.history(id);
+        let left = left_by(&history.events, uuid);
+        let why = || left.map(|event| event.detail.clone());
+        ReplicaStatus {
+            since: left.map(|event| event.time.clone()),
+            reason: replica.reason.or_else(why),
+            ..replica
         }
     }
 
@@ -388,12 +405,9 @@ fn replica_status(
 ) -> Option<ReplicaStatus> {
     let allocated = |replica: ReplicaId| allocated.get(&replica).copied();
     let outlook = child.replica.and_then(|replica| outlooks.get(&replica));
-    let outlook = outlook.map(|outlook| &outlook.text);
     Some(ReplicaStatus {
-        reason: match (child.reason.clone(), outlook) {
-            (Some(reason), Some(outlook)) => Some(format!("{reason}; it {outlook}")),
-            (reason, outlook) => reason.or_else(|| outlook.map(|outlook| format!("it {outlook}"))),
-        },
+        reason: child.reason.clone(),
+        next: outlook.map(|outlook| outlook.text.clone()),
         allocated_bytes: child.replica.and_then(allocated).unwrap_or(0),
         rebuild: child.rebuild.as_ref().map(shown::rebuild),
         hung: child.hung,

@@ -28,6 +28,7 @@ pub use volumes::ScrubBody;
 use crate::engine::Engine;
 use crate::metrics::Metrics;
 use crate::model::NodeName;
+use crate::model::time::Times;
 use crate::reconcile::Handle;
 
 /// What the handlers need; clones share it.
@@ -43,6 +44,8 @@ pub struct Api {
     pub config: PathBuf,
     /// Told to read the files again and to try everything at once.
     pub reload: Arc<Notify>,
+    /// For what a page says of time.
+    pub times: Times,
     /// For questions about single volumes; none when there are no volumes to ask about.
     pub engine: Option<Engine>,
 }

@@ -48,6 +48,10 @@ pub(super) async fn status(State(api): State<Api>) -> Response {
     Json(&*api.reconcile.snapshot().status).into_response()
 }
 
-async fn show(State(api): State<Api>) -> Html<String> {
-    Html(page::render(&api.reconcile.snapshot()))
+async fn show(State(api): State<Api>) -> Response {
+    let events = api.reconcile.events().since(0);
+    let snapshot = api.reconcile.snapshot();
+    let page = page::render(&snapshot.status, &events, (api.times.wall)());
+    let headers = [(header::CONTENT_SECURITY_POLICY, page::POLICY)];
+    (headers, Html(page.into_string())).into_response()
 }

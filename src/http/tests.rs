@@ -51,6 +51,7 @@ async fn served() -> Served {
         node,
         config: folder.path().join("volund.toml"),
         reload: Arc::new(Notify::new()),
+        times,
         engine: None,
     };
     let unix = folder.path().join("admin.sock");
@@ -109,7 +110,8 @@ async fn everyone_may_read_and_nobody_may_change_anything_over_tcp() {
     check("/readyz", "503", "first pass").await;
     check("/v1/status", "200", "\"node\":\"n1\"").await;
     check("/metrics", "200", "volund_build_info").await;
-    check("/", "200", "volund on n1").await;
+    check("/", "200", "<h1>volund <small>on n1").await;
+    check("/", "200", "content-security-policy: default-src 'none'").await;
     check("/v1/plan", "404", "error").await;
     check("/v1/events", "404", "error").await;
 }

@@ -98,6 +98,7 @@ fn status() -> NodeStatus {
         status: Truth::True,
         reason: "Attached".to_owned(),
         message: String::new(),
+        next: None,
         last_transition_time: String::new(),
         observed_generation: 1,
     };

@@ -1,6 +1,8 @@
 //! Observed state, as `/v1/status`, the CLI and the metrics show it. Serialised; fields are only ever added.
 //! Bytes are integers, times RFC 3339 texts in UTC.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::{PoolId, PoolName, ReplicaId, VolumeId, VolumeName};
@@ -18,10 +20,40 @@ pub struct Condition {
     pub reason: String,
     /// Why, in a sentence that names the place and the next step.
     pub message: String,
+    /// What the daemon does about it next, or waits for; none when there is nothing to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
     /// When `status` last changed, RFC 3339.
     pub last_transition_time: String,
     /// The generation of the configuration that this was observed under.
     pub observed_generation: u64,
+}
+
+impl Condition {
+    /// Whether it is bad news. What waits or is so by choice is none, nor is a rebuild, which is the remedy.
+    #[must_use]
+    pub fn is_wrong(&self) -> bool {
+        match self.kind.as_str() {
+            "Ready" => self.status != Truth::True,
+            "Waiting" | "MemoryOnly" | "Rebuilding" => false,
+            _ => self.status != Truth::False,
+        }
+    }
+}
+
+/// What is wrong, worst first, each message once (a blocked volume is not ready for the same reason); empty when nothing is.
+#[must_use]
+pub fn wrong(conditions: &[Condition]) -> Vec<&Condition> {
+    let wrong = conditions.iter().filter(|condition| condition.is_wrong());
+    let mut wrong: Vec<&Condition> = wrong.collect();
+    wrong.sort_by_key(|condition| match condition.kind.as_str() {
+        "Ready" => 0,
+        "Degraded" => 1,
+        _ => 2,
+    });
+    let mut said = BTreeSet::new();
+    wrong.retain(|condition| said.insert(condition.message.as_str()));
+    wrong
 }
 
 /// Whether a [`Condition`] holds.
@@ -134,6 +166,22 @@ pub struct VolumeStatus {
     pub conditions: Vec<Condition>,
 }
 
+impl VolumeStatus {
+    /// One word for people: whether it serves, and with all its copies; else where in its life it is.
+    #[must_use]
+    pub fn word(&self) -> String {
+        let says = |kind: &str| {
+            let mut conditions = self.conditions.iter();
+            conditions.any(|condition| condition.kind == kind && condition.status == Truth::True)
+        };
+        match (says("Ready"), says("Degraded")) {
+            (true, false) => "Online".to_owned(),
+            (true, true) => "Degraded".to_owned(),
+            (false, _) => self.state.clone(),
+        }
+    }
+}
+
 /// What is known of one copy of a volume.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -146,6 +194,13 @@ pub struct ReplicaStatus {
     pub state: ReplicaState,
     /// Why it is in that state: `WriteError: Input/output error (os error 5)`, ...
     pub reason: Option<String>,
+    /// Since when it has not been in sync, RFC 3339; none while it is, or when nobody remembers.
+    #[serde(default)]
+    pub since: Option<String>,
+    /// What the daemon does about it next, or waits for, as the end of a sentence that begins with the copy; none when
+    /// there is nothing to do.
+    #[serde(default)]
+    pub next: Option<String>,
     /// Bytes that it takes up on its pool.
     pub allocated_bytes: u64,
     /// How far its rebuild is; none when there is none.
@@ -165,6 +220,8 @@ impl ReplicaStatus {
             uuid,
             state,
             reason: None,
+            since: None,
+            next: None,
             allocated_bytes: 0,
             rebuild: None,
             hung: false,

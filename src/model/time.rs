@@ -18,6 +18,12 @@ impl Times {
         self.since_epoch().as_secs()
     }
 
+    /// The moment so long from now, as RFC 3339 in UTC with seconds.
+    #[must_use]
+    pub fn text_in(&self, wait: Duration) -> String {
+        rfc3339(self.since_epoch().saturating_add(wait).as_secs())
+    }
+
     /// Time since 1970-01-01 UTC.
     #[must_use]
     pub fn since_epoch(&self) -> Duration {
@@ -41,9 +47,46 @@ pub fn rfc3339(unix_seconds: u64) -> String {
         .to_string()
 }
 
+/// How long ago an RFC 3339 time was: `5s`, `2m`, `3h`, `4d`. None when it can't be read.
+#[must_use]
+pub fn ago(time: &str, now: SystemTime) -> Option<String> {
+    let then: jiff::Timestamp = time.parse().ok()?;
+    let now = jiff::Timestamp::try_from(now).ok()?;
+    let seconds = now.duration_since(then).as_secs().max(0);
+    Some(match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..86_400 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    })
+}
+
+/// `43s`, `12m 5s`, `3h 20m`, `2d 4h`.
+#[must_use]
+pub fn span(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{}h {}m", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{}d {}h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spans_have_two_units_and_times_ago_have_one() {
+        let spans = [5, 65, 3_660, 90_000].map(span);
+        assert_eq!(spans, ["5s", "1m 5s", "1h 1m", "1d 1h"]);
+        let now = UNIX_EPOCH + Duration::from_secs(100_000);
+        assert_eq!(ago(&rfc3339(99_999), now).as_deref(), Some("1s"));
+        assert_eq!(ago(&rfc3339(0), now).as_deref(), Some("1d"));
+        // Clocks differ.
+        assert_eq!(ago(&rfc3339(100_005), now).as_deref(), Some("0s"));
+        assert_eq!(ago("yesterday", now), None);
+    }
 
     #[test]
     fn times_are_utc_with_seconds() {

@@ -34,9 +34,8 @@ impl VolumeFacts<'_> {
             ));
         };
         let texts = bad.iter().map(|replica| {
-            let known = replica.reason.as_ref();
-            let known = known.or(replica.rebuild.as_ref().map(|rebuild| &rebuild.reason));
-            let reason = known.map_or_else(String::new, |reason| format!(": {reason}"));
+            let reason = replica.reason.as_ref();
+            let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
             format!(
                 "the copy in pool \"{}\" is {:?}{reason}",
                 replica.pool, replica.state
@@ -44,7 +43,18 @@ impl VolumeFacts<'_> {
         });
         let message = texts.collect::<Vec<_>>().join("; ");
         let reason = format!("Replica{:?}", first.state);
-        Some(statement("Degraded", Truth::True, &reason, &message))
+        let nexts = bad.iter().filter_map(|replica| {
+            let next = replica.next.as_ref()?;
+            let eta = replica.rebuild.as_ref().and_then(|r| r.eta_seconds);
+            let eta = eta.map_or_else(String::new, |seconds| format!(", in about {seconds} s"));
+            Some(format!("the copy in pool \"{}\" {next}{eta}", replica.pool))
+        });
+        let nexts: Vec<String> = nexts.collect();
+        Some(Statement {
+            since: bad.iter().filter_map(|replica| replica.since.clone()).min(),
+            next: (!nexts.is_empty()).then(|| nexts.join("; ")),
+            ..statement("Degraded", Truth::True, &reason, &message)
+        })
     }
 
     fn rebuilding(&self) -> Option<Statement> {
@@ -138,23 +148,30 @@ impl VolumeFacts<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::VolumeName;
     use crate::model::observed::{ObservedVolume, Problem};
     use crate::model::status::{RebuildStatus, ScrubStatus};
     use crate::reconcile::plan::fixture::{in_sync, running, volume_name};
     use crate::reconcile::state::VolumeState;
 
-    /// Kind, reason and message of what is said about a volume's copies besides the routine.
-    fn said(volume: &ObservedVolume) -> Vec<(&'static str, String, String)> {
-        let facts = VolumeFacts {
-            name: &volume_name("db"),
+    fn facts(volume: &ObservedVolume) -> VolumeFacts<'_> {
+        static NAME: std::sync::LazyLock<VolumeName> =
+            std::sync::LazyLock::new(|| volume_name("db"));
+        VolumeFacts {
+            name: &NAME,
             wanted: None,
             observed: Some(volume),
             plan: None,
             state: VolumeState::Attached,
             failure: None,
             failures: 0,
-        };
-        let statements = facts.about_copies().into_iter();
+            again_at: None,
+        }
+    }
+
+    /// Kind, reason and message of what is said about a volume's copies besides the routine.
+    fn said(volume: &ObservedVolume) -> Vec<(&'static str, String, String)> {
+        let statements = facts(volume).about_copies().into_iter();
         let statements = statements.filter(|statement| statement.status == Truth::True);
         statements
             .map(|statement| (statement.kind, statement.reason, statement.message))
@@ -176,6 +193,7 @@ mod tests {
     fn a_rebuild_is_said_with_its_reason_besides_being_degraded() {
         let mut volume = mirror();
         volume.replicas[1].state = ReplicaState::Rebuilding;
+        volume.replicas[1].reason = Some("it is a member now".to_owned());
         volume.replicas[1].rebuild = Some(RebuildStatus {
             kind: RebuildKind::Full,
             reason: "it is new".to_owned(),
@@ -186,13 +204,30 @@ mod tests {
             eta_seconds: Some(1),
         });
         let said = said(&volume);
-        assert_eq!(said[0].2, "the copy in pool \"b\" is Rebuilding: it is new");
+        assert_eq!(
+            said[0].2,
+            "the copy in pool \"b\" is Rebuilding: it is a member now"
+        );
         assert_eq!(
             (said[0].0, said[0].1.as_str()),
             ("Degraded", "ReplicaRebuilding")
         );
         let expected = "all is copied to pool \"b\" (it is new)";
         assert_eq!((said[1].0, said[1].2.as_str()), ("Rebuilding", expected));
+    }
+
+    #[test]
+    fn degraded_says_since_when_and_what_comes_next() {
+        let mut volume = mirror();
+        let copy = &mut volume.replicas[1];
+        copy.state = ReplicaState::Stale;
+        copy.since = Some("2026-11-21T09:14:03Z".to_owned());
+        copy.next = Some("is tried again".to_owned());
+        let facts = facts(&volume);
+        let degraded = facts.degraded().unwrap();
+        assert_eq!(degraded.since, volume.replicas[1].since);
+        let expected = "the copy in pool \"b\" is tried again";
+        assert_eq!(degraded.next.as_deref(), Some(expected));
     }
 
     #[test]

@@ -54,6 +54,7 @@ pub mod compare;
 mod copies;
 pub mod events;
 pub mod handle;
+mod next;
 pub mod plan;
 mod reconciler;
 mod records;

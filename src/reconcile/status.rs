@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::apply::Failure;
+use super::next;
 use super::report;
 use super::state::VolumeState;
 use super::step::{Blocked, BlockedKind, VolumePlan};
@@ -35,9 +36,18 @@ pub(super) struct Statement {
     pub(super) status: Truth,
     pub(super) reason: String,
     pub(super) message: String,
+    /// Since when it has been so, if that is known better than from when it was first seen.
+    pub(super) since: Option<String>,
+    /// What is done next, where the reason alone does not decide that.
+    pub(super) next: Option<String>,
 }
 
 impl Statement {
+    /// The same with what is done next.
+    pub(super) fn then(self, next: Option<String>) -> Self {
+        Self { next, ..self }
+    }
+
     /// Whether nobody needs to be told: the states of a life are told on their own, and what is well from the start is
     /// no news.
     fn is_routine(&self, is_first: bool) -> bool {
@@ -64,15 +74,15 @@ impl Conditions {
         for statement in statements {
             let before = old.remove(statement.kind);
             let same_status = before.as_ref().filter(|old| old.status == statement.status);
-            let since = same_status.map_or_else(
-                || moment.time.clone(),
-                |old| old.last_transition_time.clone(),
-            );
+            let first_seen = || statement.since.as_ref().unwrap_or(&moment.time).clone();
+            let since = same_status.map_or_else(first_seen, |old| old.last_transition_time.clone());
             let is_new = same_status.is_none_or(|old| old.reason != statement.reason);
             if is_new && !statement.is_routine(before.is_none()) {
                 changed.push(statement.clone());
             }
+            let usual = || next::usual(&statement).map(str::to_owned);
             let condition = Condition {
+                next: statement.next.clone().or_else(usual),
                 kind: statement.kind.to_owned(),
                 status: statement.status,
                 reason: statement.reason,
@@ -107,6 +117,8 @@ pub(super) fn statement(
         status,
         reason: reason.to_owned(),
         message: message.to_owned(),
+        since: None,
+        next: None,
     }
 }
 
@@ -119,6 +131,8 @@ pub(super) struct VolumeFacts<'a> {
     pub(super) state: VolumeState,
     pub(super) failure: Option<&'a Failure>,
     pub(super) failures: u32,
+    /// When what failed is tried again, RFC 3339; none when at once.
+    pub(super) again_at: Option<String>,
 }
 
 impl VolumeFacts<'_> {
@@ -127,11 +141,6 @@ impl VolumeFacts<'_> {
         let mut statements = vec![self.ready()];
         statements.extend(self.change_failed());
         statements.extend(self.about_copies());
-        let given_up = self.observed.and_then(|volume| volume.given_up.as_ref());
-        statements.extend(given_up.map(|problem| {
-            let kind = "RebuildGivenUp";
-            statement(kind, Truth::True, &problem.reason, &problem.message)
-        }));
         let empty = Vec::new();
         let blocked = self.plan.map_or(&empty, |plan| &plan.blocked);
         let notes = self.plan.map_or(&empty, |plan| &plan.notes);
@@ -143,7 +152,8 @@ impl VolumeFacts<'_> {
     fn ready(&self) -> Statement {
         if let Some(failure) = self.failure.filter(|_| !self.goes_on()) {
             let message = format!("{} (attempt {} failed)", failure.message, self.failures);
-            return statement("Ready", Truth::False, &failure.reason, &message);
+            return statement("Ready", Truth::False, &failure.reason, &message)
+                .then(Some(self.tried_again()));
         }
         let blocked = self.plan.into_iter().flat_map(|plan| &plan.blocked);
         if let Some(blocked) = blocked
@@ -170,6 +180,13 @@ impl VolumeFacts<'_> {
         }
     }
 
+    /// When what failed is tried again.
+    fn tried_again(&self) -> String {
+        let when = self.again_at.as_deref();
+        let when = when.map_or_else(|| "at once".to_owned(), |at| format!("at {at}"));
+        format!("it is tried again {when}, or when the files change or a pool comes back")
+    }
+
     /// Whether the volume serves as before although a step has failed.
     fn goes_on(&self) -> bool {
         let serving = self.observed.is_some_and(|volume| volume.serving);
@@ -180,12 +197,8 @@ impl VolumeFacts<'_> {
     fn change_failed(&self) -> Option<Statement> {
         let failure = self.failure.filter(|_| self.goes_on())?;
         let message = format!("{} (attempt {} failed)", failure.message, self.failures);
-        Some(statement(
-            "ChangeFailed",
-            Truth::True,
-            &failure.reason,
-            &message,
-        ))
+        let failed = statement("ChangeFailed", Truth::True, &failure.reason, &message);
+        Some(failed.then(Some(self.tried_again())))
     }
 
     /// What is broken on purpose.
@@ -309,12 +322,17 @@ pub(super) fn pool_statements(
     blocked: &[Blocked],
 ) -> Vec<Statement> {
     let problem = observed.and_then(|pool| pool.problem.as_ref());
+    let again = || {
+        let text = "it is tried again every few seconds; once it is open, volumes that wait for it are opened, and \
+                    copies that missed writes get them, by themselves";
+        Some(text.to_owned())
+    };
     let ready = match (problem, failure, observed) {
         (Some(problem), _, _) => {
-            statement("Ready", Truth::False, &problem.reason, &problem.message)
+            statement("Ready", Truth::False, &problem.reason, &problem.message).then(again())
         }
         (None, Some(failure), _) => {
-            statement("Ready", Truth::False, &failure.reason, &failure.message)
+            statement("Ready", Truth::False, &failure.reason, &failure.message).then(again())
         }
         (None, None, Some(_)) => statement("Ready", Truth::True, "Online", "it is open"),
         (None, None, None) => statement("Ready", Truth::False, "Opening", UNDER_WAY[2]),

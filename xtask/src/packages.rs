@@ -21,6 +21,8 @@ enum Probe {
     Library(&'static str),
     /// A Python module.
     Python(&'static str),
+    /// A path.
+    File(&'static str),
 }
 
 const fn program(name: &'static str, program: &'static str) -> Package {
@@ -73,6 +75,15 @@ pub(crate) const JUDGES: &[Package] = &[
     },
 ];
 
+/// To look at the status page, with a font.
+pub(crate) const BROWSER: &[Package] = &[
+    program("chromium", "chromium"),
+    Package {
+        name: "fonts-dejavu-core",
+        probe: Probe::File("/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"),
+    },
+];
+
 /// Counts instructions.
 pub(crate) const GUARD: &[Package] = &[program("valgrind", "valgrind")];
 
@@ -94,6 +105,7 @@ impl Package {
     fn is_installed(&self) -> bool {
         match self.probe {
             Probe::Program(program) => shell::which(program).is_some(),
+            Probe::File(path) => Path::new(path).exists(),
             Probe::Python(module) => {
                 let import = format!("import {module}");
                 shell::capture(shell::command("python3").args(["-c", &import])).is_ok()

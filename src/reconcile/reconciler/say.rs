@@ -71,9 +71,11 @@ impl Reconciler {
         moment: &Moment,
     ) -> Vec<VolumeStatus> {
         let mut volumes = Vec::new();
+        let now = self.now();
         let names: Vec<VolumeName> = self.records.volumes.keys().cloned().collect();
         for name in names {
             let mut record = self.records.volumes.remove(&name).unwrap_or_default();
+            let due = record.record.backoff.due();
             let facts = VolumeFacts {
                 name: &name,
                 wanted: config.desired.volumes.get(&name),
@@ -82,6 +84,7 @@ impl Reconciler {
                 state: record.state,
                 failure: record.record.failure.as_ref(),
                 failures: record.record.backoff.failures(),
+                again_at: due.map(|due| self.times.text_in(due.saturating_sub(now))),
             };
             let changed = record.record.conditions.set(facts.statements(), moment);
             self.records

@@ -17,8 +17,10 @@ mod prometheus;
 mod rebuilds;
 mod scrub;
 mod shrink_grow;
+mod status_page;
 mod text;
 mod thick_thin;
+mod tutorial;
 
 use anyhow::{Context, Result, bail};
 
@@ -36,13 +38,20 @@ pub(crate) struct Show {
     round: fn(seed: u64) -> Result<String>,
 }
 
-pub(crate) const SHOWS: [Show; 34] = [
+pub(crate) const SHOWS: [Show; 36] = [
     Show {
         name: "demo",
         about: "the main job, as a newcomer sees it",
         rounds_in_test: 1,
         rounds_in_soak: 1,
         round: |_| demo::run(&[]).map(|()| String::new()),
+    },
+    Show {
+        name: "tutorial",
+        about: "docs/tutorial.md, line by line, as a reader runs it",
+        rounds_in_test: 1,
+        rounds_in_soak: 1,
+        round: tutorial::round,
     },
     Show {
         name: "sim",
@@ -127,6 +136,13 @@ pub(crate) const SHOWS: [Show; 34] = [
         rounds_in_test: 1,
         rounds_in_soak: 1,
         round: prometheus::round,
+    },
+    Show {
+        name: "status-page",
+        about: "the status page of a volume that is rebuilt, in headless Chromium, desktop and phone",
+        rounds_in_test: 1,
+        rounds_in_soak: 1,
+        round: status_page::round,
     },
     Show {
         name: "disk-loss",
@@ -335,9 +351,10 @@ pub(crate) fn prepare() -> Result<()> {
         packages::GUEST,
         packages::POOLS,
         packages::JUDGES,
+        packages::BROWSER,
     ])?;
     daemon::build()?;
-    let examples = ["vhost_blocks", "vhost_late", "crash_client"];
+    let examples = ["vhost_blocks", "vhost_late", "crash_client", "bench_client"];
     let examples = examples.map(|name| format!("--example={name}"));
     shell::run(shell::cargo().args(["build", "--quiet"]).args(examples))
 }

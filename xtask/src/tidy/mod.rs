@@ -1,9 +1,10 @@
 //! `cargo xtask tidy`: the rules of the tree that rustc and clippy do not know: who may use whom, sizes, hop markers.
 //!
 //! Every rule reads text, so that tidy needs no build of the daemon. `modules` has the table of who may use whom,
-//! `text` blanks comments and strings out of Rust source, the rest is here.
+//! `text` blanks comments and strings out of Rust source, `runbooks` holds alerts and their pages together, the rest is here.
 
 mod modules;
+mod runbooks;
 mod text;
 
 use std::path::Path;
@@ -98,6 +99,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         }
     }
     check_metrics(&sources, &mut findings);
+    runbooks::check(&sources, &mut findings);
     if findings.is_empty() {
         println!("tidy: {} files, nothing found", sources.len());
         return Ok(());
