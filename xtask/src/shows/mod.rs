@@ -10,6 +10,7 @@ mod idle;
 mod isolation;
 mod loop_pool;
 mod lost_state;
+mod package;
 mod partial_rebuild;
 mod pool_failure;
 mod power_cut;
@@ -36,7 +37,7 @@ pub(crate) struct Show {
     round: fn(seed: u64) -> Result<String>,
 }
 
-pub(crate) const SHOWS: [Show; 34] = [
+pub(crate) const SHOWS: [Show; 35] = [
     Show {
         name: "demo",
         about: "the main job, as a newcomer sees it",
@@ -127,6 +128,13 @@ pub(crate) const SHOWS: [Show; 34] = [
         rounds_in_test: 1,
         rounds_in_soak: 1,
         round: prometheus::round,
+    },
+    Show {
+        name: "package",
+        about: "the Debian package in a fresh system with systemd: it serves, in a tight sandbox; purging it deletes no data",
+        rounds_in_test: 1,
+        rounds_in_soak: 1,
+        round: |_| package::round(),
     },
     Show {
         name: "disk-loss",
