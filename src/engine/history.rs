@@ -186,6 +186,7 @@ fn change(
 mod tests {
     use super::*;
     use crate::engine::assemble::initial_status;
+    use crate::nexus::ChildLatencies;
 
     fn child(state: ReplicaState, reason: Option<&str>) -> ChildStatus {
         ChildStatus {
@@ -198,6 +199,7 @@ mod tests {
             wants_rebuild: false,
             hung: false,
             corrected_reads: 0,
+            latencies: ChildLatencies::default(),
             errors: crate::replica::ErrorCounts::default(),
             rebuild: None,
         }

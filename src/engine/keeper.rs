@@ -332,6 +332,7 @@ mod tests {
     use super::*;
     use crate::engine::assemble::initial_status;
     use crate::model::policy::RetryPolicy;
+    use crate::nexus::ChildLatencies;
     use crate::replica::ErrorCounts;
 
     #[test]
@@ -349,6 +350,7 @@ mod tests {
                 wants_rebuild: false,
                 hung: false,
                 corrected_reads: 0,
+                latencies: ChildLatencies::default(),
                 errors: ErrorCounts::default(),
                 rebuild: None,
             };

@@ -47,6 +47,7 @@ fn reading() -> Reading {
                 replicas: vec![ReplicaReading {
                     pool: "main".parse().unwrap(),
                     corrected_reads: 10,
+                    latencies: vec![("read", HistogramReading::default())],
                     errors: ["read", "write", "discard", "flush", "label"].map(|op| (op, 11)),
                 }],
                 ..CopiesReading::default()

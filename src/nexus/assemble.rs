@@ -13,6 +13,7 @@ use super::nexus::{Inner, Nexus};
 use super::state::{ChildState, FaultReason};
 use super::status::ChildStatus;
 use super::table::record_of;
+use super::timing::ChildLatencies;
 use super::witness::{Witness, WitnessError, WitnessRecord};
 use crate::io::BlockDevice;
 use crate::model::status::ReplicaState;
@@ -383,6 +384,7 @@ fn spare<D>(opened: Opened<D>) -> ChildStatus {
         state,
         reason: Some(reason),
         corrected_reads: 0,
+        latencies: ChildLatencies::default(),
         errors: ErrorCounts::default(),
         is_member: false,
         wants_attach: false,
