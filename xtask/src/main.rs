@@ -38,6 +38,7 @@ const USAGE: &str = "usage: cargo xtask <task>
   dist      the Debian package
   fuzz      libFuzzer on the parsers of outside bytes
   guest     tests inside QEMU guests
+  record-alerts  the unit tests of the alert rules, from runs of the daemon with faults
   show      one show with real parts, some rounds of it; without a name: what there is
   sim       the nexus on simulated disks: many seeds of faults and crashes, checked
   soak      every show with its full count; stops and goes on at any time
@@ -66,6 +67,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         "dist" => dist::run(rest),
         "fuzz" => fuzz::run(rest),
         "guest" => guest::run(rest),
+        "record-alerts" => shows::alerts::record(rest),
         "show" => shows::run(rest),
         "sim" => sim::run(rest),
         "soak" => soak::run(rest),

@@ -1,9 +1,11 @@
 //! What the daemon must show with real parts, one file per show. `cargo xtask test` runs each for a few rounds,
 //! `cargo xtask soak` for many; every round has a seed, and can be run alone: `cargo xtask show NAME [--seed N] [--rounds N]`.
 
+pub(crate) mod alerts;
 mod client;
 mod config_edits;
 mod crash;
+mod dashboard;
 mod disk_loss;
 mod hung_disk;
 mod idle;
@@ -17,6 +19,7 @@ mod power_cut;
 mod prometheus;
 mod rebuilds;
 mod scrub;
+mod server;
 mod shrink_grow;
 mod text;
 mod thick_thin;
@@ -37,7 +40,7 @@ pub(crate) struct Show {
     round: fn(seed: u64) -> Result<String>,
 }
 
-pub(crate) const SHOWS: [Show; 35] = [
+pub(crate) const SHOWS: [Show; 37] = [
     Show {
         name: "demo",
         about: "the main job, as a newcomer sees it",
@@ -128,6 +131,20 @@ pub(crate) const SHOWS: [Show; 35] = [
         rounds_in_test: 1,
         rounds_in_soak: 1,
         round: prometheus::round,
+    },
+    Show {
+        name: "alerts",
+        about: "each alert fires in a real Prometheus when what it is about happens, and clears",
+        rounds_in_test: 1,
+        rounds_in_soak: 2,
+        round: alerts::round,
+    },
+    Show {
+        name: "dashboard",
+        about: "each expression of the Grafana dashboard has data in a real Prometheus",
+        rounds_in_test: 1,
+        rounds_in_soak: 1,
+        round: dashboard::round,
     },
     Show {
         name: "package",

@@ -55,6 +55,7 @@ fn files(system: &System) -> Result<()> {
             "cd /usr/share/doc/volund/examples
              for example in *.toml conf.d two-nodes; do volund check --node n1 --config $example; done
              test -s /usr/share/volund/prometheus/volund-alerts.yml
+             test -s /usr/share/volund/grafana/volund.json
              test -s /usr/lib/udev/rules.d/90-volund.rules",
         )
         .context("examples and what is beside them")?;
