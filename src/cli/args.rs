@@ -161,7 +161,11 @@ pub enum Command {
         shell: clap_complete::Shell,
     },
     /// Print the man page.
-    Man,
+    Man {
+        /// Write one page a command into this folder instead, as man(1) looks for them.
+        #[arg(long, value_name = "DIR")]
+        into: Option<PathBuf>,
+    },
 }
 
 /// Arguments of `volund run`.

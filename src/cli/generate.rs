@@ -1,5 +1,7 @@
 //! `volund completions` and `volund man`: generated from the arguments, so they can't be out of step.
 
+use std::path::Path;
+
 use clap::CommandFactory;
 
 use super::{Cli, CliError, Outcome};
@@ -22,6 +24,14 @@ pub(super) fn man() -> Result<Outcome, CliError> {
         describe(subcommand, &mut text)?;
     }
     Ok(Outcome::ok(text))
+}
+
+/// `volund.1` and a page for each command, `volund-quarantine-purge.1` for one below another.
+pub(super) fn man_pages(folder: &Path) -> Result<Outcome, CliError> {
+    let command = Cli::command().disable_help_subcommand(true);
+    std::fs::create_dir_all(folder)?;
+    clap_mangen::generate_to(command, folder)?;
+    Ok(Outcome::ok(String::new()))
 }
 
 /// Appends a section about `command`, and those of its own subcommands.
@@ -69,6 +79,23 @@ mod tests {
         ] {
             assert!(page.contains(expected), "no {expected} in\n{page}");
         }
+    }
+
+    #[test]
+    fn every_command_has_a_man_page_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        man_pages(folder.path()).unwrap();
+        let mut commands = vec![Cli::command().disable_help_subcommand(true)];
+        commands[0].build();
+        while let Some(command) = commands.pop() {
+            let name = command.get_display_name().unwrap_or(command.get_name());
+            let page = folder.path().join(format!("{name}.1"));
+            let text = std::fs::read_to_string(&page);
+            assert!(text.unwrap().contains(".SH NAME"), "{}", page.display());
+            commands.extend(command.get_subcommands().cloned());
+        }
+        let purge = std::fs::read_to_string(folder.path().join("volund-quarantine-purge.1"));
+        assert!(purge.unwrap().contains("Do not ask"));
     }
 
     #[test]

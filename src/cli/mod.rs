@@ -116,7 +116,8 @@ fn dispatch(cli: &Cli) -> Result<Outcome, CliError> {
         } => inject::run(&cli.global, (volume, pool), faults),
         Command::Approve { plan_id } => plan::approve(&cli.global, plan_id),
         Command::Completions { shell } => Ok(generate::completions(*shell)),
-        Command::Man => generate::man(),
+        Command::Man { into: None } => generate::man(),
+        Command::Man { into: Some(folder) } => generate::man_pages(folder),
     }
 }
 

@@ -60,7 +60,7 @@ pub struct Options {
 /// # Errors
 /// When it can't start, or when a part that everything depends on has ended.
 pub fn run(options: Options) -> Result<()> {
-    logging::start(options.log_format)?;
+    logging::start(options.log_format, options.times)?;
     raise_file_limit();
     make_runtime_dir(&options.runtime_dir)?;
     let state = StateDir::open(&options.state_dir)?;

@@ -45,6 +45,24 @@ impl Happened {
     }
 }
 
+impl Happened {
+    /// Changes of members' states go to the log, too; all else is told where it is done.
+    fn log(&self, volume: VolumeId, generation: u64) {
+        let Self { what, detail, .. } = self;
+        let pool = self.pool.as_ref().map(tracing::field::display);
+        let replica = self.replica.map(tracing::field::display);
+        match *what {
+            "LeftBehind" | "RebuildFailed" | "LastCopyFailing" | "LostUnflushed" => {
+                tracing::warn!(%volume, pool, replica, generation, "{what}: {detail}");
+            }
+            "InSync" | "Rebuilding" | "Blank" => {
+                tracing::info!(%volume, pool, replica, generation, "{what}: {detail}");
+            }
+            _ => {}
+        }
+    }
+}
+
 impl Engine {
     /// Adds to a volume's history, which is written in the background.
     pub(super) fn note(&self, id: VolumeId, generation: u64, happened: Vec<Happened>) {
@@ -55,6 +73,9 @@ impl Engine {
         let time = Timestamp::from_second(time.as_second())
             .unwrap_or(time)
             .to_string();
+        for happened in &happened {
+            happened.log(id, generation);
+        }
         let events = happened.into_iter().map(|happened| HistoryEvent {
             time: time.clone(),
             generation,
@@ -186,6 +207,7 @@ fn change(
 mod tests {
     use super::*;
     use crate::engine::assemble::initial_status;
+    use crate::nexus::ChildLatencies;
 
     fn child(state: ReplicaState, reason: Option<&str>) -> ChildStatus {
         ChildStatus {
@@ -198,6 +220,7 @@ mod tests {
             wants_rebuild: false,
             hung: false,
             corrected_reads: 0,
+            latencies: ChildLatencies::default(),
             errors: crate::replica::ErrorCounts::default(),
             rebuild: None,
         }

@@ -311,6 +311,7 @@ mod tests {
     use super::*;
     use crate::engine::assemble::initial_status;
     use crate::model::policy::RetryPolicy;
+    use crate::nexus::ChildLatencies;
     use crate::replica::ErrorCounts;
 
     #[test]
@@ -328,6 +329,7 @@ mod tests {
                 wants_rebuild: false,
                 hung: false,
                 corrected_reads: 0,
+                latencies: ChildLatencies::default(),
                 errors: ErrorCounts::default(),
                 rebuild: None,
             };

@@ -128,7 +128,7 @@ impl Target {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nexus::{RebuildKind, RebuildProgress};
+    use crate::nexus::{ChildLatencies, RebuildKind, RebuildProgress};
     use crate::replica::ErrorCounts;
 
     fn stale() -> ChildStatus {
@@ -144,6 +144,7 @@ mod tests {
             wants_rebuild: false,
             rebuild: None,
             hung: false,
+            latencies: ChildLatencies::default(),
         }
     }
 

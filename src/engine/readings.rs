@@ -7,11 +7,11 @@ use super::engine::Engine;
 use super::exports::LiveExport;
 use super::live::Live;
 use crate::metrics::VolumeReading;
+use crate::metrics::latency::{LATENCY_BUCKETS_SECONDS, Latencies};
 use crate::metrics::reading::{CopiesReading, HistogramReading, OperationReading, ReplicaReading};
 use crate::model::VolumeName;
 use crate::nexus::{ChildStatus, NexusStatus};
 use crate::volume::Operation;
-use crate::volume::counters::LATENCY_BUCKETS_SECONDS;
 
 impl Engine {
     /// The counters of every running volume. Never waits.
@@ -55,6 +55,14 @@ fn reading(name: &VolumeName, live: &Arc<Live>) -> VolumeReading {
 
 fn copies(status: &NexusStatus) -> CopiesReading {
     let scrubbed = &status.scrubbed;
+    // A copy that is alone is not timed: its latency is the volume's.
+    let is_mirror = status
+        .children
+        .iter()
+        .filter(|child| child.is_member)
+        .count()
+        > 1;
+    let replicas = status.children.iter().map(|child| (child, is_mirror));
     CopiesReading {
         hedged_reads: status.hedged_reads,
         intent_regions: status.intent_regions,
@@ -65,16 +73,21 @@ fn copies(status: &NexusStatus) -> CopiesReading {
         scrub_mismatches: scrubbed.mismatches,
         scrub_repaired: scrubbed.repaired,
         scrub_unrepairable: scrubbed.unrepairable + scrubbed.unreadable,
-        replicas: status.children.iter().filter_map(replica).collect(),
+        replicas: replicas.filter_map(replica).collect(),
     }
 }
 
 /// None for a member whose pool nobody knows.
-fn replica(child: &ChildStatus) -> Option<ReplicaReading> {
+fn replica((child, is_mirror): (&ChildStatus, bool)) -> Option<ReplicaReading> {
     let errors = child.errors;
     Some(ReplicaReading {
         pool: child.pool.clone()?,
         corrected_reads: child.corrected_reads,
+        latencies: if is_mirror {
+            latencies(child)
+        } else {
+            Vec::new()
+        },
         errors: [
             ("read", errors.reads),
             ("write", errors.writes),
@@ -83,4 +96,15 @@ fn replica(child: &ChildStatus) -> Option<ReplicaReading> {
             ("label", errors.labels),
         ],
     })
+}
+
+fn latencies(child: &ChildStatus) -> Vec<(&'static str, HistogramReading)> {
+    let reading = |latencies: &Latencies| HistogramReading {
+        bounds: LATENCY_BUCKETS_SECONDS.to_vec(),
+        buckets: latencies.buckets().to_vec(),
+        sum: latencies.seconds(),
+    };
+    let each = child.latencies.each();
+    each.map(|(label, latencies)| (label, reading(latencies)))
+        .collect()
 }

@@ -94,6 +94,7 @@ fn pools(series: &mut Series, reading: &Reading) {
         series.number(family::POOL_CAPACITY, &[name], pool.capacity_bytes);
         series.number(family::POOL_ALLOCATED, &[name], pool.allocated_bytes);
         series.number(family::POOL_COMMITTED, &[name], pool.committed_bytes);
+        series.number(family::POOL_AVAILABLE, &[name], pool.available_bytes);
         let states = [
             ("online", PoolState::Online),
             ("offline", PoolState::Offline),
@@ -199,6 +200,10 @@ fn copies(series: &mut Series, volume: &VolumeReading) {
     for replica in &copies.replicas {
         let labels = [name, ("pool", replica.pool.as_str())];
         series.number(family::REPLICA_CORRECTED, &labels, replica.corrected_reads);
+        for (operation, durations) in &replica.latencies {
+            let labels = [labels[0], labels[1], ("op", *operation)];
+            series.histogram(family::REPLICA_DURATION, &labels, durations);
+        }
         for (operation, errors) in replica.errors {
             let labels = [labels[0], labels[1], ("op", operation)];
             series.number(family::REPLICA_ERRORS, &labels, errors);

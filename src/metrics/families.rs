@@ -67,6 +67,10 @@ families! {
     POOL_CAPACITY = gauge("volund_pool_capacity_bytes", "Size of the pool's filesystem or memory.");
     POOL_ALLOCATED = gauge("volund_pool_allocated_bytes", "Bytes that the pool's replicas take up.");
     POOL_COMMITTED = gauge("volund_pool_committed_bytes", "Sum of the full sizes of the pool's replicas.");
+    POOL_AVAILABLE = gauge(
+        "volund_pool_available_bytes",
+        "Bytes that new replicas can still get, the reserve and `overcommit` taken into account."
+    );
     POOL_STATE = gauge("volund_pool_state", "1 for the state that the pool is in, 0 for the others.");
 
     VOLUME_INFO = gauge("volund_volume_info", "Always 1; the labels say which volume it is and how it is exported.");
@@ -101,6 +105,10 @@ families! {
     REPLICA_STATE = gauge("volund_replica_state", "1 for the state that the replica is in, 0 for the others.");
     REPLICA_ALLOCATED = gauge("volund_replica_allocated_bytes", "Bytes that the replica takes up.");
 
+    REPLICA_DURATION = histogram(
+        "volund_replica_io_duration_seconds",
+        "Time that a replica of a mirror took for an operation; one in 16 is timed."
+    );
     REPLICA_ERRORS = counter(
         "volund_replica_io_errors_total",
         "Errors that the replica's disk answered with, by operation."

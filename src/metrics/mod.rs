@@ -5,6 +5,7 @@
 
 mod collector;
 pub mod families;
+pub mod latency;
 mod process;
 pub mod reading;
 mod series;

@@ -108,6 +108,8 @@ pub struct ReplicaReading {
     pub pool: PoolName,
     /// Reads of it that were corrected from another copy.
     pub corrected_reads: u64,
+    /// How long its disk took, by what was asked, of the operations that are timed; none for a copy that is alone.
+    pub latencies: Vec<(&'static str, HistogramReading)>,
     /// Errors that its disk answered with, by what was asked.
     pub errors: [(&'static str, u64); 5],
 }

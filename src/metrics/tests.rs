@@ -47,6 +47,7 @@ fn reading() -> Reading {
                 replicas: vec![ReplicaReading {
                     pool: "main".parse().unwrap(),
                     corrected_reads: 10,
+                    latencies: vec![("read", HistogramReading::default())],
                     errors: ["read", "write", "discard", "flush", "label"].map(|op| (op, 11)),
                 }],
                 ..CopiesReading::default()
@@ -247,8 +248,29 @@ fn alert_rules_name_real_families_and_do_what_they_say() {
         let known = families::ALL.iter().any(|family| family.name == base);
         assert!(known, "no family `{word}`");
     }
+    let mut files = vec!["volund-alerts-test.yml".to_owned()];
+    let has_recordings = std::path::Path::new(&format!("{folder}/recorded")).exists();
+    let mut alert = "";
+    for line in rules.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix("- alert: ") {
+            alert = name;
+            // Once there are recordings, every rule has one.
+            if has_recordings {
+                files.push(format!("recorded/{name}.yml"));
+            }
+        } else if let Some(page) = line.strip_prefix("runbook_url: ") {
+            assert_eq!(page, format!("docs/runbooks/{alert}.md"));
+        }
+    }
+    let count = |what: &str| rules.matches(what).count();
+    assert_eq!(
+        count("runbook_url: "),
+        count("- alert: "),
+        "a rule has no page"
+    );
     let test = Command::new("promtool")
-        .args(["test", "rules", "volund-alerts-test.yml"])
+        .args(["test", "rules"])
+        .args(files)
         .current_dir(folder)
         .output();
     let Ok(output) = test else {

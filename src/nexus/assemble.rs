@@ -11,6 +11,7 @@ use super::nexus::{Inner, Nexus};
 use super::state::{ChildState, FaultReason};
 use super::status::ChildStatus;
 use super::table::record_of;
+use super::timing::ChildLatencies;
 use super::witness::{Witness, WitnessError, WitnessRecord};
 use crate::io::{BlockDevice, join_all};
 use crate::model::status::ReplicaState;
@@ -363,6 +364,7 @@ fn spare<D>(opened: Opened<D>) -> ChildStatus {
         state,
         reason: Some(reason),
         corrected_reads: 0,
+        latencies: ChildLatencies::default(),
         errors: ErrorCounts::default(),
         is_member: false,
         wants_attach: false,

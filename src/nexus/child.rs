@@ -6,6 +6,7 @@ use std::rc::Rc;
 use super::durability::Durability;
 use super::signal::Signal;
 use super::state::{self, ChildEvent, ChildState, FaultReason};
+use super::timing::Timing;
 use super::watch::Watch;
 use crate::io::{BlockDevice, IoError};
 use crate::model::{PoolName, ReplicaId};
@@ -26,6 +27,8 @@ pub(super) struct Child<D> {
     /// Errors of replicas that were here before.
     errors: Cell<ErrorCounts>,
     leaving: Cell<bool>,
+    /// How long its operations take.
+    pub(super) timing: Timing,
 }
 
 /// Who is in a slot.
@@ -58,6 +61,7 @@ impl<D: BlockDevice> Child<D> {
             hung: Cell::new(None),
             errors: Cell::default(),
             leaving: Cell::new(false),
+            timing: Timing::default(),
             durability: Durability::default(),
         }
     }
@@ -94,6 +98,7 @@ impl<D: BlockDevice> Child<D> {
         self.leaving.set(false);
         self.release();
         self.errors.take();
+        self.timing.reset();
     }
 
     /// Whether nobody is in the slot.

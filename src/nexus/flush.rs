@@ -8,6 +8,7 @@ use super::fan_out::{Failure, Operation};
 use super::mutant::Mutant;
 use super::nexus::Inner;
 use super::slots::SlotSet;
+use super::timing::Timed;
 use super::write::Verdict;
 use crate::io::IoError;
 
@@ -70,7 +71,10 @@ impl<E: NexusEnv> Inner<E> {
                 if let FlushTurn::Done(result) = turn {
                     return result.map_err(Failure::Flush);
                 }
+                let clock = &inner.parts.clock;
+                let began = child.timing.begin(clock);
                 let mut result = replica.flush().await;
+                child.timing.end(Timed::Flush, began, clock);
                 if result.is_err() && inner.parts.breaks(Mutant::FlushRetried) {
                     result = replica.flush().await;
                 }

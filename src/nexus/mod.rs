@@ -48,6 +48,7 @@ mod range_lock;
 mod signal;
 mod slots;
 mod throttle;
+mod timing;
 mod vote;
 mod watch;
 
@@ -74,4 +75,5 @@ pub use scrub::{
 };
 pub use state::{ChildState, FaultReason};
 pub use status::{ChildStatus, Health, NexusStatus, RebuildProgress, RebuildTotals};
+pub use timing::ChildLatencies;
 pub use witness::{Witness, WitnessError, WitnessMember, WitnessPosition, WitnessRecord};

@@ -10,6 +10,7 @@ use super::nexus::{Inner, Mode};
 use super::race::Race;
 use super::slots::SlotSet;
 use super::state::{ChildState, FaultReason};
+use super::timing::Timed;
 use crate::io::{IoBuffer, IoError};
 
 /// Reads of neighbouring data go to the same member: this many bytes before the next one takes over.
@@ -114,7 +115,10 @@ impl<E: NexusEnv> Inner<E> {
             let child = &inner.children[slot];
             let replica = child.replica().map_err(Failure::Read)?;
             let _hold = child.hold(&inner.signal);
+            let clock = &inner.parts.clock;
+            let began = child.timing.begin(clock);
             let result = inner.retrying(|| replica.read(offset, &buffer)).await;
+            child.timing.end(Timed::Read, began, clock);
             result.map_err(Failure::Read)
         })
     }

@@ -9,6 +9,7 @@ use super::rebuild_plan::RebuildKind;
 use super::repair::Repairs;
 use super::scrub::{ScrubProgress, ScrubReport, ScrubTotals};
 use super::state::{ChildState, FaultReason};
+use super::timing::ChildLatencies;
 use crate::io::{BlockDevice, Clock};
 use crate::model::status::ReplicaState;
 use crate::model::{PoolName, ReplicaId};
@@ -103,6 +104,8 @@ pub struct ChildStatus {
     pub reason: Option<String>,
     /// Reads of it that were corrected from another copy (spec R4), since the start.
     pub corrected_reads: u64,
+    /// How long its disk took, of the operations that are timed.
+    pub latencies: ChildLatencies,
     /// How often its disk has answered with an error, since the volume was assembled.
     pub errors: ErrorCounts,
     /// Whether it is in the table; else it was offered at assembly and is not.
@@ -197,6 +200,7 @@ fn child_status<D: BlockDevice>(child: &Child<D>, repairs: &Repairs) -> Option<C
         state,
         reason,
         corrected_reads: repairs.corrected(own.replica),
+        latencies: child.timing.latencies(),
         errors: child.errors(),
         is_member: true,
         wants_attach: is_out && !here,

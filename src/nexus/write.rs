@@ -15,6 +15,7 @@ use super::nexus::{Inner, Mode};
 use super::range_lock::Ticket;
 use super::slots::SlotSet;
 use super::state::FaultReason;
+use super::timing::Timed;
 use crate::io::{BlockDevice, Clock, IoBuffer, IoError, ZeroOptions};
 use crate::replica::{Replica, ZERO_PIECE};
 
@@ -256,7 +257,10 @@ impl<E: NexusEnv> Inner<E> {
             let _hold = child.hold(&inner.signal);
             let replica = child.replica().map_err(Failure::Data)?;
             inner.mark(slot, &replica, &marks, note_missed).await?;
+            let clock = &inner.parts.clock;
+            let began = child.timing.begin(clock);
             let result = inner.perform(slot, &work, &replica).await;
+            child.timing.end(Timed::Write, began, clock);
             result.map_err(Failure::Data)
         })
     }

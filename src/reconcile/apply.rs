@@ -7,8 +7,10 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{mpsc, watch};
+use tracing::Instrument as _;
 
 use super::state::{Event, Phase};
 use super::step::{PoolAction, VolumeAction, VolumeStep};
@@ -75,6 +77,7 @@ impl Work {
     #[must_use]
     pub fn of(engine: &Engine) -> Self {
         let (observing, executing) = (engine.clone(), engine.clone());
+        let tasks = AtomicU64::new(1);
         Self {
             observe: Arc::new(move || {
                 let engine = observing.clone();
@@ -82,13 +85,20 @@ impl Work {
             }),
             execute: Arc::new(move |task| {
                 let engine = executing.clone();
-                Box::pin(async move {
+                // Everything that the log says of this task has its number.
+                let number = tasks.fetch_add(1, Ordering::Relaxed);
+                let span = tracing::info_span!("task", number);
+                let job = async move {
                     let result = execute(&engine, task).await;
-                    result.map_err(|error| Failure {
-                        reason: error.reason().to_owned(),
-                        message: error.to_string(),
+                    result.map_err(|error| {
+                        tracing::info!(reason = error.reason(), "failed: {error}");
+                        Failure {
+                            reason: error.reason().to_owned(),
+                            message: error.to_string(),
+                        }
                     })
-                })
+                };
+                Box::pin(job.instrument(span))
             }),
             changes: engine.changes(),
         }

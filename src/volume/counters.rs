@@ -3,11 +3,7 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Upper bounds of the latency buckets, seconds: 16 us times 4 up to 4.2 s; slower ones are only in the total.
-pub const LATENCY_BUCKETS_SECONDS: [f64; 10] = [
-    0.000_016, 0.000_064, 0.000_256, 0.001_024, 0.004_096, 0.016_384, 0.065_536, 0.262_144,
-    1.048_576, 4.194_304,
-];
+use crate::metrics::latency::{BUCKETS, Latencies, add};
 
 /// The kinds of request that are counted apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,9 +56,7 @@ pub struct OperationCounters {
     completed: AtomicU64,
     errors: AtomicU64,
     bytes: AtomicU64,
-    nanoseconds: AtomicU64,
-    /// One more than the bounds: the last holds what is slower than all of them.
-    buckets: [AtomicU64; LATENCY_BUCKETS_SECONDS.len() + 1],
+    latencies: Latencies,
 }
 
 /// A reading of one kind of request's counters.
@@ -77,15 +71,7 @@ pub struct OperationReading {
     /// Time that all requests took, seconds.
     pub seconds: f64,
     /// Requests per latency bucket, not cumulative; the last is what exceeds every bound.
-    pub buckets: [u64; LATENCY_BUCKETS_SECONDS.len() + 1],
-}
-
-/// Adds to a counter that only the calling thread writes.
-fn add(counter: &AtomicU64, amount: u64) {
-    counter.store(
-        counter.load(Ordering::Relaxed).wrapping_add(amount),
-        Ordering::Relaxed,
-    );
+    pub buckets: [u64; BUCKETS],
 }
 
 impl Counters {
@@ -104,27 +90,21 @@ impl Counters {
         } else {
             add(&counters.errors, 1);
         }
-        let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        add(&counters.nanoseconds, nanoseconds);
-        add(&counters.buckets[bucket(nanoseconds)], 1);
+        counters.latencies.note(took);
         self.inflight
             .store(self.inflight.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
     }
 
     /// What was counted so far for one kind of request.
     #[must_use]
-    #[allow(
-        clippy::cast_precision_loss,
-        reason = "seconds are a float in Prometheus"
-    )]
     pub fn read(&self, operation: Operation) -> OperationReading {
         let counters = &self.operations[operation.index()];
         OperationReading {
             completed: counters.completed.load(Ordering::Relaxed),
             errors: counters.errors.load(Ordering::Relaxed),
             bytes: counters.bytes.load(Ordering::Relaxed),
-            seconds: counters.nanoseconds.load(Ordering::Relaxed) as f64 / 1e9,
-            buckets: std::array::from_fn(|i| counters.buckets[i].load(Ordering::Relaxed)),
+            seconds: counters.latencies.seconds(),
+            buckets: counters.latencies.buckets(),
         }
     }
 
@@ -135,31 +115,9 @@ impl Counters {
     }
 }
 
-/// The bucket of a latency: bounds are 16 us times powers of four, inclusive.
-fn bucket(nanoseconds: u64) -> usize {
-    let mut bound = 16_000;
-    for index in 0..LATENCY_BUCKETS_SECONDS.len() {
-        if nanoseconds <= bound {
-            return index;
-        }
-        bound *= 4;
-    }
-    LATENCY_BUCKETS_SECONDS.len()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn latencies_fall_into_the_bucket_whose_bound_includes_them() {
-        for (index, bound) in LATENCY_BUCKETS_SECONDS.iter().enumerate() {
-            let duration = Duration::from_secs_f64(*bound);
-            let nanoseconds = u64::try_from(duration.as_nanos()).unwrap();
-            assert_eq!(bucket(nanoseconds), index);
-            assert_eq!(bucket(nanoseconds + 1), index + 1);
-        }
-    }
 
     #[test]
     fn failures_are_counted_apart_and_move_no_bytes() {

@@ -237,28 +237,7 @@ impl Daemon {
 
     /// The body of an HTTP page; anything but 200 is an error.
     pub(crate) fn get(&self, path: &str) -> Result<String> {
-        let mut stream = TcpStream::connect(&self.http)?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
-            self.http
-        )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer
-            .split_once("\r\n\r\n")
-            .context("the answer has no body")?;
-        ensure!(
-            head.starts_with("HTTP/1.1 200"),
-            "{path}: {}\n{body}",
-            head.lines().next().unwrap_or("")
-        );
-        ensure!(
-            !head.to_ascii_lowercase().contains("transfer-encoding"),
-            "chunks are not read here"
-        );
-        Ok(body.to_owned())
+        get(&self.http, path)
     }
 
     /// SIGTERM; the daemon must end by itself, and well.
@@ -303,6 +282,31 @@ impl Daemon {
         let tail = lines[lines.len().saturating_sub(30)..].join("\n");
         format!("--- the daemon's log, last lines ---\n{tail}\n---")
     }
+}
+
+/// The body of a page of the daemon at this address; anything but 200 is an error.
+pub(crate) fn get(http: &str, path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(http)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .context("the answer has no body")?;
+    ensure!(
+        head.starts_with("HTTP/1.1 200"),
+        "{path}: {}\n{body}",
+        head.lines().next().unwrap_or("")
+    );
+    ensure!(
+        !head.to_ascii_lowercase().contains("transfer-encoding"),
+        "chunks are not read here"
+    );
+    Ok(body.to_owned())
 }
 
 /// What a file ends with: enough for a few lines.

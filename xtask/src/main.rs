@@ -15,6 +15,7 @@ mod blocks;
 mod check;
 mod daemon;
 mod demo;
+mod dist;
 mod fuzz;
 mod guest;
 mod judges;
@@ -34,8 +35,10 @@ const USAGE: &str = "usage: cargo xtask <task>
   bench     speed against qemu-storage-daemon and fio in interleaved rounds; `bench idle`, `bench scale`
   check     formatting, clippy, fast tests, tidy, docs: what guards main, in under 2 minutes
   demo      the main job from end to end, told as it goes
+  dist      the Debian package
   fuzz      libFuzzer on the parsers of outside bytes
   guest     tests inside QEMU guests
+  record-alerts  the unit tests of the alert rules, from runs of the daemon with faults
   show      one show with real parts, some rounds of it; without a name: what there is
   sim       the nexus on simulated disks: many seeds of faults and crashes, checked
   soak      every show with its full count; stops and goes on at any time
@@ -61,8 +64,10 @@ fn dispatch(args: &[String]) -> Result<()> {
         "blocks" => blocks::run(rest),
         "check" => check::run(rest),
         "demo" => demo::run(rest),
+        "dist" => dist::run(rest),
         "fuzz" => fuzz::run(rest),
         "guest" => guest::run(rest),
+        "record-alerts" => shows::alerts::record(rest),
         "show" => shows::run(rest),
         "sim" => sim::run(rest),
         "soak" => soak::run(rest),

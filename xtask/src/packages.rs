@@ -1,6 +1,6 @@
 //! What a task needs on a fresh Debian 12 with Rust: installed when missing, silently when there.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
@@ -82,6 +82,13 @@ pub(crate) const BROWSER: &[Package] = &[
         name: "fonts-dejavu-core",
         probe: Probe::File("/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"),
     },
+];
+
+/// To make a Debian package and to install it into a tree of its own.
+pub(crate) const DIST: &[Package] = &[
+    program("dpkg-dev", "dpkg-shlibdeps"),
+    program("debootstrap", "debootstrap"),
+    program("man-db", "man"),
 ];
 
 /// Counts instructions.
@@ -188,4 +195,22 @@ pub(crate) fn need_nextest() -> Result<()> {
     }
     println!("packages: building cargo-nextest (once, some minutes)");
     shell::run(shell::cargo().args(["install", "--quiet", "--locked", "cargo-nextest"]))
+}
+
+/// Makes Debian packages of cargo's. Built once, into `target/xtask`, when the machine has none.
+pub(crate) fn need_cargo_deb() -> Result<PathBuf> {
+    if let Some(installed) = shell::which("cargo-deb") {
+        return Ok(installed);
+    }
+    let root = shell::root().join("target/xtask/cargo-deb");
+    let program = root.join("bin/cargo-deb");
+    if !program.exists() {
+        println!("packages: building cargo-deb (once, some minutes)");
+        shell::run(
+            shell::cargo()
+                .args(["install", "--quiet", "--locked", "cargo-deb", "--root"])
+                .arg(&root),
+        )?;
+    }
+    Ok(program)
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use super::error::UblkError;
@@ -10,6 +10,8 @@ use crate::model::VolumeName;
 
 /// What a link that is being made ends with; no volume's name has a dot in it.
 const UNFINISHED: &str = ".new";
+
+const FOLDER_MODE: u32 = 0o755;
 
 /// The folder of the links.
 #[derive(Clone, Debug)]
@@ -46,7 +48,7 @@ impl Links {
             let path = path.to_path_buf();
             move |source| UblkError::Link { path, step, source }
         };
-        fs::create_dir_all(&self.folder).map_err(failed("made", &self.folder))?;
+        self.make_folder().map_err(failed("made", &self.folder))?;
         match fs::symlink_metadata(&link) {
             Ok(found) if !found.is_symlink() => return Err(UblkError::LinkBlocked { path: link }),
             _ => {}
@@ -56,6 +58,15 @@ impl Links {
         symlink(device, &unfinished).map_err(failed("made", &unfinished))?;
         fs::rename(&unfinished, &link).map_err(failed("made", &link))?;
         Ok(link)
+    }
+
+    /// Makes the folder if it is missing: links are for everyone, whatever the umask.
+    fn make_folder(&self) -> io::Result<()> {
+        if self.folder.is_dir() {
+            return Ok(());
+        }
+        fs::create_dir_all(&self.folder)?;
+        fs::set_permissions(&self.folder, fs::Permissions::from_mode(FOLDER_MODE))
     }
 
     /// Removes the volume's link if it still points at `device`.

@@ -143,6 +143,14 @@ fn choose<'a>(archives: &'a [Archive], suite: &str) -> Option<&'a Archive> {
     })
 }
 
+/// The mirror that the machine's own sources name for a suite, and the keyring that signs it if they say.
+pub(crate) fn mirror(suite: &str) -> Result<(String, Option<String>)> {
+    let archives = machine_archives()?;
+    let archive = choose(&archives, suite)
+        .with_context(|| format!("the machine's apt sources have no archive for {suite:?}"))?;
+    Ok((archive.uri.clone(), archive.signed_by.clone()))
+}
+
 fn machine_archives() -> Result<Vec<Archive>> {
     let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
     if let Ok(entries) = fs::read_dir("/etc/apt/sources.list.d") {

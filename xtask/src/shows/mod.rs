@@ -1,21 +1,25 @@
 //! What the daemon must show with real parts, one file per show. `cargo xtask test` runs each for a few rounds,
 //! `cargo xtask soak` for many; every round has a seed, and can be run alone: `cargo xtask show NAME [--seed N] [--rounds N]`.
 
+pub(crate) mod alerts;
 mod client;
 mod config_edits;
 mod crash;
+mod dashboard;
 mod disk_loss;
 mod hung_disk;
 mod idle;
 mod isolation;
 mod loop_pool;
 mod lost_state;
+mod package;
 mod partial_rebuild;
 mod pool_failure;
 mod power_cut;
 mod prometheus;
 mod rebuilds;
 mod scrub;
+mod server;
 mod shrink_grow;
 mod status_page;
 mod text;
@@ -38,7 +42,7 @@ pub(crate) struct Show {
     round: fn(seed: u64) -> Result<String>,
 }
 
-pub(crate) const SHOWS: [Show; 36] = [
+pub(crate) const SHOWS: [Show; 39] = [
     Show {
         name: "demo",
         about: "the main job, as a newcomer sees it",
@@ -143,6 +147,27 @@ pub(crate) const SHOWS: [Show; 36] = [
         rounds_in_test: 1,
         rounds_in_soak: 1,
         round: status_page::round,
+    },
+    Show {
+        name: "alerts",
+        about: "each alert fires in a real Prometheus when what it is about happens, and clears",
+        rounds_in_test: 1,
+        rounds_in_soak: 2,
+        round: alerts::round,
+    },
+    Show {
+        name: "dashboard",
+        about: "each expression of the Grafana dashboard has data in a real Prometheus",
+        rounds_in_test: 1,
+        rounds_in_soak: 1,
+        round: dashboard::round,
+    },
+    Show {
+        name: "package",
+        about: "the Debian package in a fresh system with systemd: it serves, in a tight sandbox; purging it deletes no data",
+        rounds_in_test: 1,
+        rounds_in_soak: 1,
+        round: |_| package::round(),
     },
     Show {
         name: "disk-loss",

@@ -1,16 +1,16 @@
 //! Show: Debian's Prometheus scrapes the daemon, and a PromQL query gives the volume's IOPS; promtool finds nothing to say.
 
-use std::fs;
 use std::io::Write as _;
-use std::net::TcpListener;
-use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Stdio;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use super::client::Load;
+use super::server::Server;
 use crate::daemon::{self, Site};
-use crate::shell::{self, TempDir};
+use crate::shell;
 
 const IOPS: &str = "sum(rate(volund_volume_reads_completed_total{volume=\"db\"}[10s]) \
                     + rate(volund_volume_writes_completed_total{volume=\"db\"}[10s]))";
@@ -27,8 +27,10 @@ pub(super) fn round(seed: u64) -> Result<String> {
         daemon::is_true(daemon::volume(status, "db"), "Ready")
     })?;
     let client = Load::new(&site, "db", seed).start()?;
-    let server = Server::start(site.http())?;
-    let iops = server.wait_for_positive(IOPS)?;
+    let server = Server::start(site.http(), None)?;
+    let positive = |series: &[(Value, f64)]| series.iter().any(|(_, value)| *value > 0.0);
+    let found = server.wait(IOPS, Duration::from_secs(60), positive)?;
+    let iops: f64 = found.iter().map(|(_, value)| value).sum();
     client.stop()?;
     lint(&running.get("/metrics")?)?;
     running.stop()?;
@@ -56,75 +58,4 @@ fn lint(text: &str) -> Result<()> {
         "promtool: {said}"
     );
     Ok(())
-}
-
-/// Prometheus on a free port of this machine, with its data in a folder of its own; ended when dropped.
-struct Server {
-    child: Child,
-    url: String,
-    folder: TempDir,
-}
-
-impl Server {
-    fn start(target: &str) -> Result<Server> {
-        let folder = TempDir::new("prometheus")?;
-        let config = folder.path().join("prometheus.yml");
-        fs::write(
-            &config,
-            format!(
-                "global: {{scrape_interval: 1s}}\nscrape_configs:\n- job_name: volund\n  \
-                 static_configs: [{{targets: ['{target}']}}]\n"
-            ),
-        )?;
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let child = shell::command("prometheus")
-            .arg(format!("--config.file={}", config.display()))
-            .arg(format!(
-                "--storage.tsdb.path={}",
-                folder.path().join("data").display()
-            ))
-            .arg(format!("--web.listen-address={address}"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(folder.path().join("log"))?)
-            .spawn()
-            .context("cannot start prometheus")?;
-        Ok(Server {
-            child,
-            url: format!("http://{address}"),
-            folder,
-        })
-    }
-
-    /// Asks until the answer is above zero.
-    fn wait_for_positive(&self, query: &str) -> Result<f64> {
-        let started = Instant::now();
-        let mut last = String::new();
-        while started.elapsed() < Duration::from_secs(60) {
-            let asked = shell::capture(
-                shell::command("promtool").args(["query", "instant", &self.url, query]),
-            );
-            // `{} => 123.4 @[1700000000]`
-            last = asked.unwrap_or_else(|error| error.to_string());
-            let value = last
-                .split("=> ")
-                .nth(1)
-                .and_then(|rest| rest.split(' ').next());
-            if let Some(Ok(value)) = value.map(str::parse::<f64>)
-                && value > 0.0
-            {
-                return Ok(value);
-            }
-            std::thread::sleep(Duration::from_millis(500));
-        }
-        let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
-        bail!("no positive answer to {query:?}, the last was {last:?}\n{log}")
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _it_may_have_ended = self.child.kill();
-        let _reaped = self.child.wait();
-    }
 }

@@ -159,7 +159,7 @@ fn replicas(site: &Site, pools: &[&str]) -> Result<Vec<PathBuf>> {
 }
 
 /// Flips one byte in each of [`FLIPS`] chunks of a replica's data; the chunks' addresses in the volume.
-fn flip(file: &Path, random: &mut Random) -> Result<BTreeSet<u64>> {
+pub(super) fn flip(file: &Path, random: &mut Random) -> Result<BTreeSet<u64>> {
     let mut file = fs::OpenOptions::new().read(true).write(true).open(file)?;
     let mut hit = BTreeSet::new();
     while (hit.len() as u64) < FLIPS {
