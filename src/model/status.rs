@@ -2,11 +2,13 @@
 //! Bytes are integers, times RFC 3339 texts in UTC.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
+use super::journal::{Drift, Revisions};
 use super::{PoolId, PoolName, ReplicaId, VolumeId, VolumeName};
 
 /// One statement about an object, in the form of a Kubernetes `metav1.Condition`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
     /// What the statement is about, CamelCase: `Ready`, `RemovalBlocked`, ...
@@ -25,7 +27,7 @@ pub struct Condition {
 }
 
 /// Whether a [`Condition`] holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum Truth {
     /// It holds.
     True,
@@ -36,7 +38,7 @@ pub enum Truth {
 }
 
 /// Everything that one daemon knows about itself.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeStatus {
     /// Counts applied configurations since the state folder was made.
@@ -47,6 +49,12 @@ pub struct NodeStatus {
     pub config_applied_at: Option<String>,
     /// What is wrong with the files on disk, when they are not the ones in force.
     pub config_error: Option<String>,
+    /// The revisions of the configuration: in force, refused, and the last one of which everything was in place.
+    #[serde(default)]
+    pub revisions: Revisions,
+    /// What is not as the files want it.
+    #[serde(default)]
+    pub drift: Vec<Drift>,
     /// This node's name.
     pub node: String,
     /// The daemon's version.
@@ -60,7 +68,7 @@ pub struct NodeStatus {
 }
 
 /// What is known of a pool.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PoolStatus {
     /// Its name in the files.
@@ -84,7 +92,7 @@ pub struct PoolStatus {
 }
 
 /// Whether a pool serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 pub enum PoolState {
     /// Opened, marker as expected.
     Online,
@@ -93,7 +101,7 @@ pub enum PoolState {
 }
 
 /// What is known of a volume.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeStatus {
     /// Its name in the files.
@@ -135,7 +143,7 @@ pub struct VolumeStatus {
 }
 
 /// What is known of one copy of a volume.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplicaStatus {
     /// The pool that holds it.
@@ -173,7 +181,7 @@ impl ReplicaStatus {
 }
 
 /// How far a rebuild is (spec section 7).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RebuildStatus {
     /// What is copied.
@@ -206,7 +214,7 @@ impl RebuildStatus {
 }
 
 /// What a rebuild copies (spec B3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 pub enum RebuildKind {
     /// The regions that were written while the copy was away.
     Partial,
@@ -217,7 +225,7 @@ pub enum RebuildKind {
 }
 
 /// What is still to be made equal after a crash (spec R3).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ResolveStatus {
     /// Bytes that may differ between the copies. Whoever reads them makes them equal first.
@@ -225,7 +233,7 @@ pub struct ResolveStatus {
 }
 
 /// What comparing the copies has shown (spec section 10).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ScrubStatus {
     /// How far the one under way is; none while there is none.
@@ -243,7 +251,7 @@ pub struct ScrubStatus {
 }
 
 /// How far a comparison of copies is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ScrubRun {
     /// Bytes to look at.
@@ -253,7 +261,7 @@ pub struct ScrubRun {
 }
 
 /// What the nexus thinks of a replica (spec section 1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 pub enum ReplicaState {
     /// Holds every acknowledged write; may be read.
     InSync,
@@ -270,7 +278,7 @@ pub enum ReplicaState {
 }
 
 /// Data of a removed volume that is still there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct QuarantineEntry {
     /// What the commands take: `db@2026-11-21T09:14:03Z`.

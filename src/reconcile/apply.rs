@@ -26,6 +26,30 @@ pub struct Failure {
     pub reason: String,
     /// Why, in a sentence with the next step.
     pub message: String,
+    /// The error and then what caused it, down to the first cause: the parts of the message.
+    pub chain: Vec<String>,
+}
+
+impl Failure {
+    /// A failure that nothing else has caused.
+    pub fn new(reason: impl Into<String>, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self {
+            reason: reason.into(),
+            chain: vec![message.clone()],
+            message,
+        }
+    }
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        Self {
+            reason: error.reason().to_owned(),
+            message: error.to_string(),
+            chain: error.chain().to_vec(),
+        }
+    }
 }
 
 /// One call of the engine.
@@ -82,13 +106,7 @@ impl Work {
             }),
             execute: Arc::new(move |task| {
                 let engine = executing.clone();
-                Box::pin(async move {
-                    let result = execute(&engine, task).await;
-                    result.map_err(|error| Failure {
-                        reason: error.reason().to_owned(),
-                        message: error.to_string(),
-                    })
-                })
+                Box::pin(async move { execute(&engine, task).await.map_err(Failure::from) })
             }),
             changes: engine.changes(),
         }
