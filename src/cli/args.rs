@@ -7,7 +7,10 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::check::CheckArgs;
+use super::events::EventsArgs;
 use super::explain::ExplainArgs;
+use super::operations::OperationsArgs;
+use super::wait::WaitArgs;
 use crate::model::{NodeName, Polling, PoolName, VolumeName};
 
 /// Per-node daemon for replicated block volumes: TOML in, ublk and vhost-user-blk out.
@@ -118,6 +121,12 @@ pub enum Command {
         /// The volume.
         volume: VolumeName,
     },
+    /// Show what happened to volumes, pools and the configuration.
+    Events(EventsArgs),
+    /// Show what the daemon did or was asked to do, whether it worked, and why not.
+    Operations(OperationsArgs),
+    /// Wait until volumes are as they should be.
+    Wait(WaitArgs),
     /// Compare all replicas of a volume, and repair what a majority decides. Goes on when interrupted.
     Scrub {
         /// The volume.
@@ -179,7 +188,8 @@ pub struct RunArgs {
         default_value = "/var/lib/volund"
     )]
     pub state_dir: PathBuf,
-    /// Where to serve /metrics, /healthz, /readyz and /v1/status. A loopback address: there is no authentication.
+    /// Where to serve /metrics and what else may be read, for monitoring and browsers. Without --http-token-file, a
+    /// loopback address: nobody is asked who they are.
     #[arg(
         long,
         value_name = "ADDR",
@@ -187,6 +197,9 @@ pub struct RunArgs {
         default_value = "127.0.0.1:9847"
     )]
     pub http: SocketAddr,
+    /// File with a token that requests to --http have to bring: `Authorization: Bearer TOKEN`. Read again on SIGHUP.
+    #[arg(long, value_name = "FILE", env = "VOLUND_HTTP_TOKEN_FILE")]
+    pub http_token_file: Option<PathBuf>,
     /// Number of I/O threads, 1 to 64 [default: the cores, up to 4].
     #[arg(long, value_name = "N", env = "VOLUND_IO_THREADS", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub io_threads: Option<u16>,

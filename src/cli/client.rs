@@ -11,6 +11,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use crate::http::Problem;
+use crate::http::problem::Code;
+use crate::model::journal::EventRecord;
+
 /// How long the daemon may take to answer: longer than any of its own deadlines.
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -37,14 +41,17 @@ pub enum ClientError {
     /// The daemon refused.
     #[error("{message}")]
     Refused {
-        /// HTTP status.
-        status: StatusCode,
-        /// What the daemon says.
+        /// What is wrong; none when the answer has no code.
+        code: Option<Code>,
+        /// What the daemon says, with its help.
         message: String,
     },
     /// The daemon's answer is not what this version expects.
     #[error("the daemon's answer can't be read: {0}; is it of another version?")]
     Body(#[from] serde_json::Error),
+    /// What came could not be passed on.
+    #[error("can't write output: {0}")]
+    Output(std::io::Error),
     /// No runtime for the client.
     #[error("can't start the client: {0}")]
     Runtime(std::io::Error),
@@ -96,6 +103,39 @@ impl Client {
         Ok(serde_json::from_slice(&self.runtime.block_on(answer)?)?)
     }
 
+    /// Hands on each event of the stream at `path`, until it ends.
+    pub(super) fn follow(
+        &self,
+        path: &str,
+        mut on_event: impl FnMut(EventRecord) -> std::io::Result<()>,
+    ) -> Result<(), ClientError> {
+        self.runtime.block_on(async {
+            let (mut sender, connection) = connect(&self.socket).await?;
+            let request = request(Method::GET, path, Vec::new(), "text/event-stream");
+            let driven = tokio::spawn(connection);
+            let answer = sender.send_request(request).await?;
+            let status = answer.status();
+            let mut body = answer.into_body();
+            if !status.is_success() {
+                return Err(refusal(&body.collect().await?.to_bytes(), status));
+            }
+            let mut lines = Vec::new();
+            while let Some(frame) = body.frame().await {
+                let frame = frame?.into_data();
+                lines.extend_from_slice(&frame.unwrap_or_default());
+                while let Some(end) = lines.iter().position(|byte| *byte == b'\n') {
+                    let line: Vec<u8> = lines.drain(..=end).collect();
+                    // Of the fields only `data` is needed: the event has its own number in it.
+                    if let Some(data) = line.strip_prefix(b"data: ") {
+                        on_event(serde_json::from_slice(data)?).map_err(ClientError::Output)?;
+                    }
+                }
+            }
+            driven.abort();
+            Ok(())
+        })
+    }
+
     /// Waits between two questions.
     pub(super) fn wait(&self, duration: Duration) {
         self.runtime
@@ -119,21 +159,8 @@ async fn exchange(
     path: &str,
     body: Vec<u8>,
 ) -> Result<Bytes, ClientError> {
-    let stream = UnixStream::connect(socket)
-        .await
-        .map_err(|source| ClientError::Connect {
-            socket: socket.to_owned(),
-            source,
-        })?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header(hyper::header::HOST, "volund")
-        .header(hyper::header::CONTENT_TYPE, "application/json")
-        .body(Full::new(Bytes::from(body)))
-        .expect("method, path and headers are well formed");
+    let (mut sender, connection) = connect(socket).await?;
+    let request = request(method, path, body, "application/json");
     let answer = async move {
         let response = sender.send_request(request).await?;
         let status = response.status();
@@ -147,16 +174,49 @@ async fn exchange(
     if status.is_success() {
         return Ok(body);
     }
-    Err(ClientError::Refused {
-        status,
-        message: refusal(&body, status),
-    })
+    Err(refusal(&body, status))
 }
 
-/// The daemon's own words if there are any: `{"error": "..."}`.
-fn refusal(body: &[u8], status: StatusCode) -> String {
-    serde_json::from_slice::<serde_json::Value>(body)
-        .ok()
-        .and_then(|value| value.get("error")?.as_str().map(str::to_owned))
-        .unwrap_or_else(|| format!("the daemon answered with status {status}"))
+type Sender = hyper::client::conn::http1::SendRequest<Full<Bytes>>;
+type Connection = hyper::client::conn::http1::Connection<TokioIo<UnixStream>, Full<Bytes>>;
+
+async fn connect(socket: &Path) -> Result<(Sender, Connection), ClientError> {
+    let stream = UnixStream::connect(socket).await;
+    let stream = stream.map_err(|source| ClientError::Connect {
+        socket: socket.to_owned(),
+        source,
+    })?;
+    Ok(hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?)
+}
+
+fn request(method: Method, path: &str, body: Vec<u8>, accept: &str) -> Request<Full<Bytes>> {
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header(hyper::header::HOST, "volund")
+        .header(hyper::header::CONTENT_TYPE, "application/json")
+        .header(hyper::header::ACCEPT, accept)
+        .body(Full::new(Bytes::from(body)))
+        .expect("method, path and headers are well formed")
+}
+
+/// The daemon's own words if there are any.
+fn refusal(body: &[u8], status: StatusCode) -> ClientError {
+    match serde_json::from_slice::<Problem>(body) {
+        Ok(Problem {
+            code,
+            message,
+            help,
+        }) => ClientError::Refused {
+            code: Some(code),
+            message: match help {
+                Some(help) => format!("{message}\n  help: {help}"),
+                None => message,
+            },
+        },
+        Err(_) => ClientError::Refused {
+            code: None,
+            message: format!("the daemon answered with status {status}"),
+        },
+    }
 }

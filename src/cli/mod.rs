@@ -8,9 +8,11 @@ pub mod args;
 pub mod check;
 mod client;
 mod doctor;
+mod events;
 pub mod explain;
 mod generate;
 mod inject;
+mod operations;
 mod plan;
 mod qemu_args;
 mod quarantine;
@@ -18,6 +20,7 @@ mod run;
 mod scrub;
 mod status;
 mod table;
+mod wait;
 mod why;
 
 use std::io::Write;
@@ -36,7 +39,7 @@ pub const EXIT_FAILURE: u8 = 1;
 pub const EXIT_CHANGES: u8 = 2;
 /// Exit code of `plan --detailed-exitcode`: there are changes that remove an export or data.
 pub const EXIT_REMOVALS: u8 = 3;
-/// Exit code of `status --exit-code`: something is not ready.
+/// Exit code of `status --exit-code` and of `wait`: something is not ready.
 pub const EXIT_NOT_READY: u8 = 4;
 /// Exit code: wrong arguments. Not clap's 2, so that 2 always means "changes".
 pub const EXIT_USAGE: u8 = 64;
@@ -102,6 +105,9 @@ fn dispatch(cli: &Cli) -> Result<Outcome, CliError> {
         Command::Plan(args) => plan::run(&cli.global, *args),
         Command::Status(args) => status::run(&cli.global, args),
         Command::Why { volume } => why::run(&cli.global, volume),
+        Command::Events(args) => events::run(&cli.global, args),
+        Command::Operations(args) => operations::run(&cli.global, args),
+        Command::Wait(args) => wait::run(&cli.global, args),
         Command::Scrub {
             volume,
             repair_from,

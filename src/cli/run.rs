@@ -17,6 +17,7 @@ pub(super) fn run(global: &Global, args: &RunArgs) -> Result<Outcome, CliError> 
         state_dir: args.state_dir.clone(),
         runtime_dir: global.runtime_dir.clone(),
         http: args.http,
+        http_token: args.http_token_file.clone(),
         io_threads: args.io_threads.map_or_else(cores, usize::from),
         poll: args.poll,
         log_format: match args.log_format {

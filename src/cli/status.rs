@@ -124,6 +124,7 @@ fn human(status: &NodeStatus, now: SystemTime) -> String {
             error.trim_end()
         );
     }
+    text.push_str(&drift(status, now));
     text.push_str(&volumes(status, now));
     for pool in &status.pools {
         let object = format!("pool {}", pool.name);
@@ -171,6 +172,24 @@ fn summary(status: &NodeStatus, now: SystemTime) -> String {
         "CONFIG  {hash}{applied}   NODE {}   POOLS {pools}   VOLUMES {volumes}\n",
         status.node
     )
+}
+
+/// `DRIFT   volume.db for 5m (NoSpace), pool.b for 2h (PathMissing)`: what is not as the files want it. Nothing when all
+/// is, or will be in a moment.
+fn drift(status: &NodeStatus, now: SystemTime) -> String {
+    let lasting = status
+        .drift
+        .iter()
+        .filter(|drift| drift.reason != "Applying");
+    let texts = lasting.map(|drift| {
+        let since = ago(&drift.since, now).map_or_else(String::new, |ago| format!(" for {ago}"));
+        format!("{}{since} ({})", drift.object, drift.reason)
+    });
+    let texts: Vec<String> = texts.collect();
+    if texts.is_empty() {
+        return String::new();
+    }
+    format!("DRIFT   {}\n", texts.join(", "))
 }
 
 /// `2 online, 1 degraded`, in the order of first appearance.

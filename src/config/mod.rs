@@ -8,10 +8,12 @@
 
 mod clash;
 pub mod codes;
+mod commit;
 pub mod diagnostic;
 mod keys;
 mod meaning;
 mod merge;
+mod place;
 mod policy;
 mod quantity;
 mod raw;
@@ -34,6 +36,7 @@ use toml::de::DeTable;
 
 pub use diagnostic::{Diagnostic, Level};
 use diagnostic::{Findings, Spot};
+pub use place::place;
 pub use source::SourceFile;
 
 use crate::model::NodeName;
@@ -49,6 +52,8 @@ pub struct Loaded {
     pub files: Vec<SourceFile>,
     /// SHA-256 over names and contents, hexadecimal. Equal hashes mean that nothing changed.
     pub hash: String,
+    /// The commit that is checked out there, if they are in a git work tree.
+    pub commit: Option<String>,
     /// What they say.
     pub result: Parsed,
 }
@@ -82,6 +87,8 @@ pub struct Unparsed {
     files: Vec<SourceFile>,
     /// As in [`Loaded`].
     pub hash: String,
+    /// As in [`Loaded`].
+    pub commit: Option<String>,
     findings: Findings,
 }
 
@@ -93,6 +100,7 @@ impl Unparsed {
         Loaded {
             files: self.files,
             hash: self.hash,
+            commit: self.commit,
             result,
         }
     }
@@ -115,6 +123,7 @@ pub fn read(source: &Path) -> Unparsed {
     Unparsed {
         files,
         hash,
+        commit: commit::commit(source),
         findings,
     }
 }
@@ -167,6 +176,7 @@ pub fn exercise(bytes: &[u8]) {
         let loaded = Loaded {
             files: files.clone(),
             hash,
+            commit: None,
             result,
         };
         std::hint::black_box((loaded.report(false), loaded.report(true), loaded.one_line()));

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 
 use super::diagnostic::{Diagnostic, Findings, Spot, shown};
 
@@ -21,12 +22,13 @@ pub const LINE_BYTES_MAX: usize = 4096;
 pub const LINE_DOTS_MAX: usize = 32;
 
 /// One file as it was read.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SourceFile {
     /// Its path as reports show it.
     pub path: String,
     /// Its bytes, which may be anything.
     #[serde(with = "bytes_as_text")]
+    #[schema(value_type = String)]
     pub bytes: Vec<u8>,
 }
 

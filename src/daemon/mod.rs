@@ -4,6 +4,7 @@
 //! is `reconcile/`'s. Start with [`run()`].
 
 mod files;
+mod journal;
 mod logging;
 mod reload;
 mod run;

@@ -14,12 +14,13 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch as channel};
 
+use super::journal;
 use super::logging::{self, LogFormat};
-use super::reload::{Left, Reload};
+use super::reload::{Left, Refused, Reload};
 use super::watch::{Rest, Told, Watch};
 use super::wiring;
 use crate::engine::{Engine, EngineConfig};
-use crate::http::{self, Api};
+use crate::http::{self, Api, Token};
 use crate::model::time::Times;
 use crate::model::{NodeName, Polling};
 use crate::reconcile::apply::Work;
@@ -45,6 +46,8 @@ pub struct Options {
     pub runtime_dir: PathBuf,
     /// The status port.
     pub http: SocketAddr,
+    /// The file with the token that the status port wants; none when it wants none.
+    pub http_token: Option<PathBuf>,
     /// Reactors.
     pub io_threads: usize,
     /// How long reactors look around before they sleep.
@@ -110,6 +113,7 @@ enum Asked {
 
 struct Daemon {
     options: Options,
+    store: Store,
     engine: Engine,
     handle: Handle,
     reload: Reload,
@@ -121,12 +125,14 @@ struct Daemon {
     stop: channel::Sender<bool>,
     /// What systemd shows.
     shown: String,
+    token: Option<Arc<Token>>,
 }
 
 impl Daemon {
     async fn start(options: Options, state: StateDir, store: Store) -> Result<Self> {
-        let tcp = http::listen_tcp(options.http).await?;
-        let unix = http::listen_unix(&options.runtime_dir.join("admin.sock"))?;
+        let token = options.http_token.as_deref().map(Token::read).transpose()?;
+        let tcp = http::listen_tcp(options.http, token.is_some()).await?;
+        let unix = http::listen_unix(&admin_socket(&options))?;
         let place = (options.config.clone(), options.node.clone());
         let (reload, config, wrong) = Reload::boot(place, store.clone(), options.times).await?;
         let files = Arc::new(Notify::new());
@@ -138,10 +144,12 @@ impl Daemon {
             poll: options.poll,
             fault_injection: config.desired.danger_zone.fault_injection,
         };
-        let engine = Engine::start(engine_config, state, store).await?;
+        let engine = Engine::start(engine_config, state, store.clone()).await?;
         let work = Work::of(&engine);
         let handle = reconcile::start(&options.node, work, options.times);
+        tokio::spawn(journal::Keeper::start(&handle, &store).run());
         let mut daemon = Self {
+            store,
             engine,
             handle,
             reload,
@@ -149,11 +157,14 @@ impl Daemon {
             changes,
             stop: channel::Sender::new(false),
             shown: String::new(),
+            token: token.map(Arc::new),
             options,
         };
         daemon.listen(tcp, unix);
         daemon.handle.apply(config);
-        daemon.handle.set_config_error(wrong);
+        if let Some(Refused { report, revision }) = wrong {
+            daemon.handle.set_config_error(Some(report), Some(revision));
+        }
         Ok(daemon)
     }
 
@@ -173,6 +184,10 @@ impl Daemon {
             reload: self.files.clone(),
             times: self.options.times,
             engine: Some(self.engine.clone()),
+            admin_socket: admin_socket(&self.options),
+            token: self.token.clone(),
+            scrubs: http::Scrubs::default(),
+            streams: http::Streams::default(),
         };
         if let Ok(address) = tcp.local_addr() {
             tracing::info!(%address, node = %self.options.node, "listening");
@@ -195,6 +210,7 @@ impl Daemon {
                     }
                     Asked::Reload => {
                         tracing::info!("SIGHUP: everything is tried again");
+                        self.reload_token();
                         self.handle.kick();
                         self.files.notify_one();
                     }
@@ -239,6 +255,12 @@ impl Daemon {
         Ok(())
     }
 
+    fn reload_token(&self) {
+        if let Some(Err(error)) = self.token.as_ref().map(|token| token.reload()) {
+            tracing::error!(%error, "the token stays as it was");
+        }
+    }
+
     /// Feeds the watchdog, and shows a line in `systemctl status`.
     fn notify(&mut self, snapshot: &Snapshot) {
         notify(&[NotifyState::Watchdog]);
@@ -270,13 +292,18 @@ impl Daemon {
             tracing::warn!("a step is still under way and is left behind");
         }
         self.engine.shutdown().await;
+        journal::flush(&self.handle, &self.store).await;
         self.stop.send_replace(true);
-        let socket = self.options.runtime_dir.join("admin.sock");
+        let socket = admin_socket(&self.options);
         if let Err(error) = std::fs::remove_file(&socket) {
             tracing::debug!(%error, "the admin socket's file stays");
         }
         tracing::info!("stopped");
     }
+}
+
+fn admin_socket(options: &Options) -> PathBuf {
+    options.runtime_dir.join("admin.sock")
 }
 
 /// Each volume takes a few descriptors, and the soft limit is 1024 almost everywhere for programs that use `select(2)`.

@@ -15,19 +15,25 @@ use crate::state::StateError;
 pub struct EngineError {
     reason: String,
     message: String,
+    chain: Vec<String>,
 }
 
 impl EngineError {
     pub(super) fn new(reason: &str, message: impl Into<String>) -> Self {
-        Self {
-            reason: reason.to_owned(),
-            message: message.into(),
-        }
+        Self::with_chain(reason, vec![message.into()])
     }
 
     /// An error whose message is that of `error` and everything behind it.
     pub(super) fn of(reason: &str, error: &dyn Error) -> Self {
-        Self::new(reason, chain(error))
+        Self::with_chain(reason, chain(error))
+    }
+
+    fn with_chain(reason: &str, chain: Vec<String>) -> Self {
+        Self {
+            reason: reason.to_owned(),
+            message: chain.join(": "),
+            chain,
+        }
     }
 
     /// The reactor that the call needed has stopped.
@@ -46,6 +52,12 @@ impl EngineError {
         &self.reason
     }
 
+    /// The error and then what caused it, down to the first cause: the parts of the message.
+    #[must_use]
+    pub fn chain(&self) -> &[String] {
+        &self.chain
+    }
+
     pub(super) fn problem(&self) -> Problem {
         Problem {
             reason: self.reason.clone(),
@@ -55,18 +67,18 @@ impl EngineError {
 }
 
 /// An error and its sources, each of which prints only its own part.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
+fn chain(error: &dyn Error) -> Vec<String> {
+    let mut chain = vec![error.to_string()];
     let mut source = error.source();
     while let Some(cause) = source {
         let part = cause.to_string();
         // Some errors print their source as well.
-        if !text.ends_with(&part) {
-            text = format!("{text}: {part}");
+        if !chain.last().is_some_and(|text| text.ends_with(&part)) {
+            chain.push(part);
         }
         source = cause.source();
     }
-    text
+    chain
 }
 
 impl From<StateError> for EngineError {

@@ -116,6 +116,7 @@ impl Engine {
         // It may have been opened anew meanwhile: that is another pool.
         let entry = pools.get_mut(name).filter(|e| e.is_of(looks));
         if let Some(entry) = entry {
+            entry.is_known = true;
             entry.problem = looked.as_ref().err().map(EngineError::problem);
             if let Ok((listing, survey)) = looked {
                 entry.found = Found::new(listing.replicas);

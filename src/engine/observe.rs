@@ -70,7 +70,11 @@ impl Engine {
 
     fn observe_pools(&self) -> BTreeMap<PoolName, ObservedPool> {
         let pools = self.pools();
-        let observed = pools.iter().map(|(name, entry)| {
+        // A volume must not be taken for one that does not exist because nobody has looked for it yet.
+        let known = pools
+            .iter()
+            .filter(|(_, e)| e.is_known || e.problem.is_some());
+        let observed = known.map(|(name, entry)| {
             let pool = ObservedPool {
                 spec: entry.spec.clone(),
                 id: entry.pool.as_ref().map(crate::pool::Pool::id),

@@ -24,6 +24,8 @@ pub(super) struct PoolEntry {
     pub(super) pool: Option<Pool>,
     /// Why it does not serve.
     pub(super) problem: Option<Problem>,
+    /// Whether a look into it has ended. Before that nobody can say what is not in it.
+    pub(super) is_known: bool,
     /// As last seen.
     pub(super) capacity: Capacity,
     /// As last seen.
@@ -67,6 +69,7 @@ impl Engine {
             spec: spec.clone(),
             pool,
             problem,
+            is_known: false,
             capacity: Capacity::default(),
             found: Found::default(),
             looks: Arc::default(),

@@ -1,37 +1,59 @@
-//! What administrators may do, over the unix socket.
+//! What administrators may ask and do, over the unix socket. Every command may be repeated: what is done already is a
+//! success.
 
-use axum::extract::{DefaultBodyLimit, Query, State};
-use axum::http::StatusCode;
-use axum::routing::{get, post};
-use axum::{Json, Router};
+use std::future::Future;
+
+use axum::Json;
+use axum::extract::connect_info::ConnectInfo;
+use axum::extract::{Request, State};
+use axum::http::header;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use super::{Api, Problem, read, volumes};
-use crate::config::{self, Parsed, SourceFile};
+use super::Api;
+use super::peer::Peer;
+use super::problem::{self, Body, Code, Problem};
+use crate::config::{self, Level, Parsed, SourceFile};
 use crate::model::fault::Fault;
 use crate::model::{PoolName, VolumeName};
+use crate::reconcile::apply::Failure;
 use crate::reconcile::report::PlanReport;
-use crate::reconcile::{EventRecord, Refusal};
-
-/// Largest question: a large installation's whole configuration, several times over.
-const BODY_BYTES_MAX: usize = 64 << 20;
+use crate::reconcile::{Named, Refusal};
 
 /// Body of `POST /v1/plan`: the files to plan for.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct PlanRequest {
     /// As they would be read from disk.
     pub files: Vec<SourceFile>,
 }
 
+/// What is found in a configuration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Validation {
+    /// Whether the daemon would put it in force.
+    pub valid: bool,
+    /// Number of errors.
+    pub errors: usize,
+    /// Number of warnings.
+    pub warnings: usize,
+    /// SHA-256 over names and contents of the files, hexadecimal.
+    pub hash: String,
+    /// All findings as `volund check` prints them.
+    pub report: String,
+    /// All findings for programs, as `volund check --format json` has them.
+    pub findings: serde_json::Value,
+}
+
 /// Body of `POST /v1/approve`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ApproveRequest {
     /// The plan's id.
     pub id: String,
 }
 
 /// Body of `POST /v1/quarantine/restore`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct RestoreRequest {
     /// The entry's id.
     pub id: String,
@@ -40,14 +62,14 @@ pub struct RestoreRequest {
 }
 
 /// Body of `POST /v1/quarantine/purge`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct PurgeRequest {
     /// The entry's id.
     pub id: String,
 }
 
 /// Body of `POST /v1/inject`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct InjectRequest {
     /// The volume.
     pub volume: VolumeName,
@@ -57,118 +79,235 @@ pub struct InjectRequest {
     pub faults: Vec<String>,
 }
 
-/// Query of `GET /v1/events`.
-#[derive(Clone, Copy, Debug, Deserialize)]
-struct Since {
-    #[serde(default)]
-    after: u64,
-}
-
-pub(super) fn router(api: Api) -> Router {
-    Router::new()
-        .route("/v1/status", get(read::status))
-        .route("/metrics", get(read::metrics))
-        .route("/v1/events", get(events))
-        .route("/v1/volumes/{volume}/why", get(volumes::why))
-        .route("/v1/volumes/{volume}/scrub", post(volumes::scrub))
-        .route("/v1/plan", get(plan_disk).post(plan_files))
-        .route("/v1/reconcile", post(reconcile))
-        .route("/v1/approve", post(approve))
-        .route("/v1/quarantine/restore", post(restore))
-        .route("/v1/quarantine/purge", post(purge))
-        .route("/v1/inject", post(inject))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .fallback(read::nothing)
-        .with_state(api)
-}
-
-async fn events(State(api): State<Api>, Query(since): Query<Since>) -> Json<Vec<EventRecord>> {
-    Json(api.reconcile.events().since(since.after))
-}
-
-/// What the files on disk would change.
-async fn plan_disk(State(api): State<Api>) -> Result<Json<PlanReport>, Problem> {
+/// What the files on disk would change
+#[utoipa::path(get, path = "/v1/plan", tag = "state",
+    responses(
+        (status = 200, description = "The plan", body = PlanReport),
+        (status = "default", description = "What is wrong", body = Problem)))]
+pub(super) async fn plan_disk(State(api): State<Api>) -> Result<Json<PlanReport>, Problem> {
     let (path, node) = (api.config.clone(), api.node.clone());
     // Reading files can block.
     let loaded = tokio::task::spawn_blocking(move || config::load(&path, &node)).await;
-    let loaded = loaded
-        .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    plan(&api, &loaded.files, &loaded.result).await
+    let loaded = loaded.map_err(Problem::lost)?;
+    plan(&api, &loaded.files, loaded.result).await
 }
 
-/// What other files would change.
-async fn plan_files(
+/// What other files would change
+#[utoipa::path(post, path = "/v1/plan", tag = "questions", request_body = PlanRequest,
+    responses(
+        (status = 200, description = "The plan", body = PlanReport),
+        (status = "default", description = "What is wrong", body = Problem)))]
+pub(super) async fn plan_files(
     State(api): State<Api>,
-    Json(request): Json<PlanRequest>,
+    Body(request): Body<PlanRequest>,
 ) -> Result<Json<PlanReport>, Problem> {
-    let parsed = config::parse(&request.files, &api.node);
-    plan(&api, &request.files, &parsed).await
+    let (files, parsed) = parse(&api, request.files).await?;
+    plan(&api, &files, parsed).await
+}
+
+/// Check a configuration
+///
+/// The body is JSON with files, or one file's TOML with any other content type. Wrong files are answered with 200 too.
+#[utoipa::path(post, path = "/v1/validate", tag = "questions",
+    request_body(content(
+        (PlanRequest = "application/json"), (String = "application/toml"))),
+    responses(
+        (status = 200, description = "What is found", body = Validation),
+        (status = "default", description = "What is wrong", body = Problem)))]
+pub(super) async fn validate(
+    State(api): State<Api>,
+    request: Request,
+) -> Result<Json<Validation>, Problem> {
+    let kind = request.headers().get(header::CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let files = if kind.starts_with("application/json") {
+        let bytes = problem::read(request).await?;
+        problem::parse::<PlanRequest>(&bytes)?.files
+    } else {
+        let bytes = problem::read(request).await?;
+        vec![SourceFile::new("posted.toml", bytes.as_ref())]
+    };
+    let (files, parsed) = parse(&api, files).await?;
+    let findings = match &parsed {
+        Ok((_, warnings)) => warnings,
+        Err(findings) => findings,
+    };
+    let count = |level| findings.iter().filter(|found| found.level == level).count();
+    Ok(Json(Validation {
+        valid: parsed.is_ok(),
+        errors: count(Level::Error),
+        warnings: count(Level::Warning),
+        hash: config::source::hash(&files),
+        report: config::render::human(&files, findings, false),
+        findings: config::render::json(&files, findings),
+    }))
+}
+
+async fn parse(api: &Api, files: Vec<SourceFile>) -> Result<(Vec<SourceFile>, Parsed), Problem> {
+    let node = api.node.clone();
+    // Thousands of tables take a while; the control thread has others to serve.
+    let parsed = tokio::task::spawn_blocking(move || {
+        let parsed = config::parse(&files, &node);
+        (files, parsed)
+    });
+    parsed.await.map_err(Problem::lost)
 }
 
 async fn plan(
     api: &Api,
     files: &[SourceFile],
-    parsed: &Parsed,
+    parsed: Parsed,
 ) -> Result<Json<PlanReport>, Problem> {
     let desired = match parsed {
-        Ok((desired, _)) => desired.clone(),
+        Ok((desired, _)) => desired,
         Err(findings) => {
-            let report = config::render::human(files, findings, false);
-            return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, report));
+            let report = config::render::human(files, &findings, false);
+            return Err(Problem::new(Code::ConfigInvalid, report));
         }
     };
-    let report = api.reconcile.plan(Some(desired)).await.map_err(refused)?;
+    let planned = api.reconcile.plan(Some(desired)).await;
+    let report = planned.map_err(|refusal| Problem::refused(refusal, Code::NotFound))?;
     Ok(Json(report))
 }
 
-async fn reconcile(State(api): State<Api>) -> Json<()> {
+/// Read the files again and try everything at once
+///
+/// Answers before anything is done.
+#[utoipa::path(post, path = "/v1/reconcile", tag = "commands",
+    responses(
+        (status = 200, description = "It is begun"),
+        (status = "default", description = "What is wrong", body = Problem)))]
+pub(super) async fn reconcile(
+    State(api): State<Api>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+) -> Json<()> {
+    let named = Named::new(
+        "config",
+        "Reconcile",
+        "read the files and try everything again",
+    );
+    let ticket = api
+        .reconcile
+        .operations()
+        .request(named, Some(peer.to_string()));
     api.reload.notify_one();
     api.reconcile.kick();
+    ticket.end(Ok(()));
     Json(())
 }
 
-async fn approve(
+/// Let removals go that wait for approval
+#[utoipa::path(post, path = "/v1/approve", tag = "commands", request_body = ApproveRequest,
+    responses(
+        (status = 200, description = "The volumes that go", body = Vec<VolumeName>),
+        (status = "default", description = "What is wrong", body = Problem)))]
+pub(super) async fn approve(
     State(api): State<Api>,
-    Json(request): Json<ApproveRequest>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Body(ApproveRequest { id }): Body<ApproveRequest>,
 ) -> Result<Json<Vec<VolumeName>>, Problem> {
-    let names = api.reconcile.approve(request.id).await.map_err(refused)?;
-    Ok(Json(names))
+    let named = Named::new(format!("plan.{id}"), "Approve", "let its removals go");
+    let handle = api.reconcile.clone();
+    let approve = async move { handle.approve(id).await };
+    let approved = command(&api, peer, named, None, approve).await;
+    Ok(Json(approved.map_err(|refusal| {
+        Problem::refused(refusal, Code::NoSuchPlan).help("`volund plan` shows the plan and its id")
+    })?))
 }
 
-async fn restore(
+/// Bring quarantined data back
+#[utoipa::path(post, path = "/v1/quarantine/restore", tag = "commands", request_body = RestoreRequest,
+    responses(
+        (status = 200, description = "The volume's name", body = VolumeName),
+        (status = "default", description = "What is wrong", body = Problem)))]
+pub(super) async fn restore(
     State(api): State<Api>,
-    Json(request): Json<RestoreRequest>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Body(RestoreRequest { id, name }): Body<RestoreRequest>,
 ) -> Result<Json<VolumeName>, Problem> {
-    let restored = api.reconcile.restore(request.id, request.name).await;
-    Ok(Json(restored.map_err(refused)?))
+    // An entry's id starts with the name that the volume had.
+    let own = id.split('@').next().and_then(|own| own.parse().ok());
+    let wanted: Option<VolumeName> = name.clone().or(own);
+    let named = Named::restore(&id, wanted.as_ref().map_or("", VolumeName::as_str));
+    let handle = api.reconcile.clone();
+    let restore = async move { handle.restore(id, name).await };
+    let restored = command(&api, peer, named, wanted, restore).await;
+    Ok(Json(restored.map_err(|refusal| {
+        Problem::refused(refusal, Code::NoSuchEntry)
+    })?))
 }
 
-async fn purge(
+/// Delete quarantined data for ever
+#[utoipa::path(post, path = "/v1/quarantine/purge", tag = "commands", request_body = PurgeRequest,
+    responses(
+        (status = 200, description = "It is gone"),
+        (status = "default", description = "What is wrong", body = Problem)))]
+pub(super) async fn purge(
     State(api): State<Api>,
-    Json(request): Json<PurgeRequest>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Body(PurgeRequest { id }): Body<PurgeRequest>,
 ) -> Result<Json<()>, Problem> {
-    api.reconcile.purge(request.id).await.map_err(refused)?;
-    Ok(Json(()))
+    let named = Named::purge(&id);
+    let handle = api.reconcile.clone();
+    let purge = async move { handle.purge(id).await };
+    let purged = command(&api, peer, named, Some(()), purge).await;
+    Ok(Json(purged.map_err(|refusal| {
+        Problem::refused(refusal, Code::NoSuchEntry)
+    })?))
 }
 
-async fn inject(
+/// Break a replica on purpose
+#[utoipa::path(post, path = "/v1/inject", tag = "commands", request_body = InjectRequest,
+    responses(
+        (status = 200, description = "It is broken, or whole again"),
+        (status = "default", description = "What is wrong", body = Problem)))]
+pub(super) async fn inject(
     State(api): State<Api>,
-    Json(request): Json<InjectRequest>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Body(request): Body<InjectRequest>,
 ) -> Result<Json<()>, Problem> {
-    let faults: Result<Vec<Fault>, _> = request.faults.iter().map(|text| text.parse()).collect();
-    let faults = faults
-        .map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))?;
-    let injected = api.reconcile.inject(request.volume, request.pool, faults);
-    injected.await.map_err(refused)?;
-    Ok(Json(()))
-}
-
-fn refused(refusal: Refusal) -> Problem {
-    let status = match refusal {
-        Refusal::NotFound(_) => StatusCode::NOT_FOUND,
-        Refusal::Conflict(_) => StatusCode::CONFLICT,
-        Refusal::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        Refusal::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+    let InjectRequest {
+        volume,
+        pool,
+        faults,
+    } = request;
+    let parsed: Result<Vec<Fault>, _> = faults.iter().map(|text| text.parse()).collect();
+    let parsed = parsed.map_err(|error| Problem::new(Code::Invalid, error.to_string()))?;
+    let summary = if faults.is_empty() {
+        format!("end the faults in {pool}")
+    } else {
+        format!("break the replica in {pool}: {}", faults.join(" "))
     };
-    Problem::new(status, refusal.to_string())
+    let named = Named::new(format!("volume.{volume}"), "Inject", summary);
+    let handle = api.reconcile.clone();
+    let inject = async move { handle.inject(volume, pool, parsed).await };
+    let injected = command(&api, peer, named, None, inject).await;
+    Ok(Json(injected.map_err(|refusal| {
+        Problem::refused(refusal, Code::NoSuchVolume)
+    })?))
+}
+
+/// Does what someone has asked for, also when they do not wait for the end, and keeps the journal. `done` is the answer
+/// for what is not known any more because the journal says that just this was done to it.
+async fn command<T: Send + 'static>(
+    api: &Api,
+    peer: Peer,
+    named: Named,
+    done: Option<T>,
+    job: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+) -> Result<T, Refusal> {
+    let operations = api.reconcile.operations().clone();
+    let was_done = operations.was_done(&named.object, &named.summary);
+    let ticket = operations.request(named, Some(peer.to_string()));
+    let work = tokio::spawn(async move {
+        let result = match (job.await, done) {
+            (Err(Refusal::NotFound(_)), Some(done)) if was_done => Ok(done),
+            (result, _) => result,
+        };
+        let failure = result.as_ref().err();
+        let failure = failure.map(|refusal| Failure::new(refusal.reason(), refusal.to_string()));
+        ticket.end(failure.as_ref().map_or(Ok(()), Err));
+        result
+    });
+    work.await.map_err(|_| Refusal::Stopping)?
 }

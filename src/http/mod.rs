@@ -4,8 +4,15 @@
 //! the commands, which the reconciler runs beside its loop. Must never change anything by itself. Start with [`Api`].
 
 mod admin;
+mod declared;
+mod events;
+mod operations;
 mod page;
+mod peer;
+pub mod problem;
 mod read;
+mod routes;
+pub mod token;
 mod volumes;
 
 use std::fs::Permissions;
@@ -15,15 +22,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use axum::Json;
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, watch};
 
-pub use admin::{ApproveRequest, InjectRequest, PlanRequest, PurgeRequest, RestoreRequest};
-
-pub use volumes::ScrubBody;
+pub use admin::{
+    ApproveRequest, InjectRequest, PlanRequest, PurgeRequest, RestoreRequest, Validation,
+};
+pub use events::Streams;
+pub use problem::Problem;
+pub use token::Token;
+pub use volumes::{Device, ScrubBody, Scrubs};
 
 use crate::engine::Engine;
 use crate::metrics::Metrics;
@@ -48,6 +56,14 @@ pub struct Api {
     pub times: Times,
     /// For questions about single volumes; none when there are no volumes to ask about.
     pub engine: Option<Engine>,
+    /// Where the admin socket is: its group and mode say who may change things.
+    pub admin_socket: PathBuf,
+    /// What requests on the TCP port have to bring; none when they need nothing.
+    pub token: Option<Arc<Token>>,
+    /// Scrubs that were asked for.
+    pub scrubs: Scrubs,
+    /// Room for those who follow the events.
+    pub streams: Streams,
 }
 
 /// Why a listener could not be set up.
@@ -94,13 +110,16 @@ pub enum ListenError {
 /// Longest path of a unix socket: `sun_path` in unix(7), less its end.
 const SOCKET_PATH_MAX: usize = 107;
 
-/// Takes the TCP port.
+/// Takes the TCP port. `has_token`: who asks there has to bring a token.
 ///
 /// # Errors
 /// [`ListenError::Tcp`].
-pub async fn listen_tcp(address: SocketAddr) -> Result<TcpListener, ListenError> {
-    if !address.ip().is_loopback() {
-        tracing::warn!(%address, "the status port is not on the loopback interface and asks nobody who they are");
+pub async fn listen_tcp(address: SocketAddr, has_token: bool) -> Result<TcpListener, ListenError> {
+    if !address.ip().is_loopback() && !has_token {
+        tracing::warn!(
+            %address,
+            "the status port is not on the loopback interface and asks nobody who they are: --http-token-file makes it"
+        );
     }
     TcpListener::bind(address)
         .await
@@ -152,9 +171,9 @@ pub fn serve(api: &Api, tcp: TcpListener, unix: UnixListener, stop: &watch::Rece
         let _ = stop.wait_for(|stop| *stop).await;
     };
     let read =
-        axum::serve(tcp, read::router(api.clone())).with_graceful_shutdown(ended(stop.clone()));
-    let admin =
-        axum::serve(unix, admin::router(api.clone())).with_graceful_shutdown(ended(stop.clone()));
+        axum::serve(tcp, routes::tcp(api.clone())).with_graceful_shutdown(ended(stop.clone()));
+    let admin = routes::admin(api.clone()).into_make_service_with_connect_info::<peer::Peer>();
+    let admin = axum::serve(unix, admin).with_graceful_shutdown(ended(stop.clone()));
     tokio::spawn(async move { report("status port", read.await) });
     tokio::spawn(async move { report("admin socket", admin.await) });
 }
@@ -162,29 +181,6 @@ pub fn serve(api: &Api, tcp: TcpListener, unix: UnixListener, stop: &watch::Rece
 fn report(what: &str, result: io::Result<()>) {
     if let Err(error) = result {
         tracing::error!(%error, "the {what} is no longer served");
-    }
-}
-
-/// An answer that says what is wrong: `{"error": "..."}`.
-#[derive(Debug)]
-struct Problem {
-    status: StatusCode,
-    message: String,
-}
-
-impl Problem {
-    fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self {
-            status,
-            message: message.into(),
-        }
-    }
-}
-
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let body = Json(serde_json::json!({ "error": self.message }));
-        (self.status, body).into_response()
     }
 }
 

@@ -1,5 +1,7 @@
 //! From a reading to series.
 
+use std::collections::BTreeSet;
+
 use super::families::{self as family, Family};
 use super::reading::{OperationReading, Reading};
 use super::series::Series;
@@ -58,9 +60,38 @@ fn config(series: &mut Series, reading: &Reading) {
         &[("result", "failure")],
         config.reloads_failed,
     );
-    let hash = &reading.status.config_hash;
-    if !hash.is_empty() {
-        series.flag(family::CONFIG_INFO, &[("sha256", hash)], true);
+    let revisions = &reading.status.revisions;
+    for (word, revision) in [
+        ("applied", &revisions.applied),
+        ("pending", &revisions.pending),
+        ("last_good", &revisions.last_good),
+    ] {
+        if let Some(revision) = revision {
+            let labels = [
+                ("revision", word),
+                ("sha256", &revision.hash),
+                ("commit", revision.commit.as_deref().unwrap_or_default()),
+            ];
+            series.flag(family::CONFIG_INFO, &labels, true);
+        }
+    }
+    drift(series, reading);
+}
+
+fn drift(series: &mut Series, reading: &Reading) {
+    let mut reasons = BTreeSet::new();
+    let mut objects = BTreeSet::new();
+    for drift in &reading.status.drift {
+        let object = ("object", drift.object.as_str());
+        let reason = ("reason", drift.reason.as_str());
+        if reasons.insert([object, reason]) {
+            series.flag(family::DRIFT, &[object, reason], true);
+        }
+        let since = drift.since.parse::<jiff::Timestamp>().ok();
+        let since = since.and_then(|since| u64::try_from(since.as_second()).ok());
+        if let Some(since) = since.filter(|_| objects.insert(object)) {
+            series.number(family::DRIFT_SINCE, &[object], since);
+        }
     }
 }
 

@@ -53,7 +53,15 @@ families! {
         "When files were last put in force, seconds since 1970."
     );
     CONFIG_RELOADS = counter("volund_config_reloads_total", "Reloads of changed files, by result.");
-    CONFIG_INFO = gauge("volund_config_info", "Always 1; the label is the hash of the configuration in force.");
+    CONFIG_INFO = gauge(
+        "volund_config_info",
+        "Always 1; the labels are a revision of the configuration: applied, pending or last_good, its hash and commit."
+    );
+    DRIFT = gauge("volund_drift", "1 for each object that is not as the files want it, and each reason.");
+    DRIFT_SINCE = gauge(
+        "volund_drift_since_timestamp_seconds",
+        "Since when an object is not as the files want it, seconds since 1970."
+    );
 
     RECONCILE_RUNS = counter("volund_reconcile_runs_total", "Passes of the reconciler, by result.");
     RECONCILE_DURATION = histogram("volund_reconcile_duration_seconds", "Time that a pass of the reconciler took.");

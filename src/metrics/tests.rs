@@ -9,6 +9,7 @@ use super::reading::{
     ConfigReading, CopiesReading, HistogramReading, ReconcileReading, ReplicaReading,
 };
 use super::{Metrics, OperationReading, Reading, VolumeReading, families};
+use crate::model::journal::{Drift, Revision, Revisions};
 use crate::model::status::{
     Condition, NodeStatus, PoolState, PoolStatus, QuarantineEntry, RebuildKind, RebuildStatus,
     ReplicaState, ReplicaStatus, ResolveStatus, Truth, VolumeStatus,
@@ -82,6 +83,33 @@ fn replica() -> ReplicaStatus {
     }
 }
 
+fn revisions() -> Revisions {
+    Revisions {
+        applied: Some(Revision {
+            generation: Some(2),
+            hash: "abc".to_owned(),
+            commit: Some("c0ffee".to_owned()),
+        }),
+        pending: None,
+        last_good: Some(Revision::default()),
+    }
+}
+
+fn drift() -> Vec<Drift> {
+    let differing = [
+        ("volume.db", "NoSpace"),
+        ("volume.db", "InUse"),
+        ("config", "Rejected"),
+    ];
+    let drift = differing.map(|(object, reason)| Drift {
+        object: object.to_owned(),
+        since: "1970-01-01T00:01:40Z".to_owned(),
+        reason: reason.to_owned(),
+        message: String::new(),
+    });
+    drift.to_vec()
+}
+
 fn status() -> NodeStatus {
     let pool = PoolStatus {
         name: "main".parse().unwrap(),
@@ -136,6 +164,8 @@ fn status() -> NodeStatus {
         config_hash: "abc".to_owned(),
         config_applied_at: None,
         config_error: None,
+        revisions: revisions(),
+        drift: drift(),
         node: "n1".to_owned(),
         version: "0".to_owned(),
         pools: vec![pool],
@@ -169,6 +199,16 @@ fn values_are_what_was_read() {
     check("volund_replica_read_repairs_total{volume=\"db\",pool=\"main\"} 10");
     check("volund_replica_io_errors_total{volume=\"db\",pool=\"main\",op=\"label\"} 11");
     check("volund_volume_ready{volume=\"db\"} 1");
+    check("volund_config_info{revision=\"applied\",sha256=\"abc\",commit=\"c0ffee\"} 1");
+    check("volund_config_info{revision=\"last_good\",sha256=\"\",commit=\"\"} 1");
+    assert!(!text.contains("revision=\"pending\""), "{text}");
+    check("volund_drift{object=\"volume.db\",reason=\"InUse\"} 1");
+    check("volund_drift_since_timestamp_seconds{object=\"volume.db\"} 100");
+    assert_eq!(
+        text.matches("volund_drift_since_timestamp_seconds{")
+            .count(),
+        2
+    );
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 pub mod fault;
 pub mod id;
+pub mod journal;
 pub mod observed;
 pub mod policy;
 pub mod polling;

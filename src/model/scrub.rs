@@ -1,11 +1,12 @@
 //! What `volund scrub` answers. Serialised; fields are only ever added.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{PoolName, ReplicaId, VolumeName};
 
 /// What a finished scrub found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ScrubOutcome {
     /// The volume.
@@ -27,7 +28,7 @@ pub struct ScrubOutcome {
 }
 
 /// A chunk that is not as it should be, or was not.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ScrubFinding {
     /// Where it is in the volume, bytes.

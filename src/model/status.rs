@@ -4,11 +4,13 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
+use super::journal::{Drift, Revisions};
 use super::{PoolId, PoolName, ReplicaId, VolumeId, VolumeName};
 
 /// One statement about an object, in the form of a Kubernetes `metav1.Condition`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
     /// What the statement is about, CamelCase: `Ready`, `RemovalBlocked`, ...
@@ -57,7 +59,7 @@ pub fn wrong(conditions: &[Condition]) -> Vec<&Condition> {
 }
 
 /// Whether a [`Condition`] holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum Truth {
     /// It holds.
     True,
@@ -68,7 +70,7 @@ pub enum Truth {
 }
 
 /// Everything that one daemon knows about itself.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeStatus {
     /// Counts applied configurations since the state folder was made.
@@ -79,6 +81,12 @@ pub struct NodeStatus {
     pub config_applied_at: Option<String>,
     /// What is wrong with the files on disk, when they are not the ones in force.
     pub config_error: Option<String>,
+    /// The revisions of the configuration: in force, refused, and the last one of which everything was in place.
+    #[serde(default)]
+    pub revisions: Revisions,
+    /// What is not as the files want it.
+    #[serde(default)]
+    pub drift: Vec<Drift>,
     /// This node's name.
     pub node: String,
     /// The daemon's version.
@@ -92,7 +100,7 @@ pub struct NodeStatus {
 }
 
 /// What is known of a pool.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PoolStatus {
     /// Its name in the files.
@@ -116,7 +124,7 @@ pub struct PoolStatus {
 }
 
 /// Whether a pool serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 pub enum PoolState {
     /// Opened, marker as expected.
     Online,
@@ -125,7 +133,7 @@ pub enum PoolState {
 }
 
 /// What is known of a volume.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeStatus {
     /// Its name in the files.
@@ -183,7 +191,7 @@ impl VolumeStatus {
 }
 
 /// What is known of one copy of a volume.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplicaStatus {
     /// The pool that holds it.
@@ -230,7 +238,7 @@ impl ReplicaStatus {
 }
 
 /// How far a rebuild is (spec section 7).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RebuildStatus {
     /// What is copied.
@@ -263,7 +271,7 @@ impl RebuildStatus {
 }
 
 /// What a rebuild copies (spec B3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 pub enum RebuildKind {
     /// The regions that were written while the copy was away.
     Partial,
@@ -274,7 +282,7 @@ pub enum RebuildKind {
 }
 
 /// What is still to be made equal after a crash (spec R3).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ResolveStatus {
     /// Bytes that may differ between the copies. Whoever reads them makes them equal first.
@@ -282,7 +290,7 @@ pub struct ResolveStatus {
 }
 
 /// What comparing the copies has shown (spec section 10).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ScrubStatus {
     /// How far the one under way is; none while there is none.
@@ -300,7 +308,7 @@ pub struct ScrubStatus {
 }
 
 /// How far a comparison of copies is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ScrubRun {
     /// Bytes to look at.
@@ -310,7 +318,7 @@ pub struct ScrubRun {
 }
 
 /// What the nexus thinks of a replica (spec section 1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 pub enum ReplicaState {
     /// Holds every acknowledged write; may be read.
     InSync,
@@ -327,7 +335,7 @@ pub enum ReplicaState {
 }
 
 /// Data of a removed volume that is still there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct QuarantineEntry {
     /// What the commands take: `db@2026-11-21T09:14:03Z`.

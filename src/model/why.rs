@@ -2,12 +2,13 @@
 //! Serialised; fields are only ever added.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::status::ReplicaState;
 use super::{PoolName, ReplicaId, VolumeId, VolumeName};
 
 /// Why a volume is as it is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Why {
     /// Its name.
@@ -31,7 +32,7 @@ pub struct Why {
 }
 
 /// The record outside the replicas.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WitnessView {
     /// The committed generation.
@@ -43,7 +44,7 @@ pub struct WitnessView {
 }
 
 /// A member of the table.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MemberView {
     /// The replica.
@@ -61,7 +62,7 @@ pub struct MemberView {
 }
 
 /// A label that was found in a pool.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LabelView {
     /// The pool.
@@ -85,7 +86,7 @@ pub struct LabelView {
 }
 
 /// How a label's generation relates to the committed one, or to the newest label's where that is not known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Relation {
     /// It is the same.
@@ -102,7 +103,7 @@ pub enum Relation {
 }
 
 /// Something that happened to a volume.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HistoryEvent {
     /// When, RFC 3339.

@@ -7,10 +7,8 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{mpsc, watch};
-use tracing::Instrument as _;
 
 use super::state::{Event, Phase};
 use super::step::{PoolAction, VolumeAction, VolumeStep};
@@ -28,6 +26,30 @@ pub struct Failure {
     pub reason: String,
     /// Why, in a sentence with the next step.
     pub message: String,
+    /// The error and then what caused it, down to the first cause: the parts of the message.
+    pub chain: Vec<String>,
+}
+
+impl Failure {
+    /// A failure that nothing else has caused.
+    pub fn new(reason: impl Into<String>, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self {
+            reason: reason.into(),
+            chain: vec![message.clone()],
+            message,
+        }
+    }
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        Self {
+            reason: error.reason().to_owned(),
+            message: error.to_string(),
+            chain: error.chain().to_vec(),
+        }
+    }
 }
 
 /// One call of the engine.
@@ -77,7 +99,6 @@ impl Work {
     #[must_use]
     pub fn of(engine: &Engine) -> Self {
         let (observing, executing) = (engine.clone(), engine.clone());
-        let tasks = AtomicU64::new(1);
         Self {
             observe: Arc::new(move || {
                 let engine = observing.clone();
@@ -85,20 +106,7 @@ impl Work {
             }),
             execute: Arc::new(move |task| {
                 let engine = executing.clone();
-                // Everything that the log says of this task has its number.
-                let number = tasks.fetch_add(1, Ordering::Relaxed);
-                let span = tracing::info_span!("task", number);
-                let job = async move {
-                    let result = execute(&engine, task).await;
-                    result.map_err(|error| {
-                        tracing::info!(reason = error.reason(), "failed: {error}");
-                        Failure {
-                            reason: error.reason().to_owned(),
-                            message: error.to_string(),
-                        }
-                    })
-                };
-                Box::pin(job.instrument(span))
+                Box::pin(async move { execute(&engine, task).await.map_err(Failure::from) })
             }),
             changes: engine.changes(),
         }

@@ -7,8 +7,10 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::events::Events;
+use super::operations::Operations;
 use super::report::PlanReport;
 use crate::model::fault::Fault;
+use crate::model::journal::{Revision, Saved, Unsaved};
 use crate::model::spec::DesiredState;
 use crate::model::status::NodeStatus;
 use crate::model::{PoolName, VolumeName};
@@ -25,8 +27,22 @@ pub struct Config {
     pub generation: u64,
     /// SHA-256 over its files, hexadecimal.
     pub hash: String,
+    /// The commit that its files were read from, if they are in a git work tree.
+    pub commit: Option<String>,
     /// When it was accepted, RFC 3339.
     pub applied_at: String,
+}
+
+impl Config {
+    /// Which state of the files it is.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        Revision {
+            generation: Some(self.generation),
+            hash: self.hash.clone(),
+            commit: self.commit.clone(),
+        }
+    }
 }
 
 /// Everything that may be known about the reconciler, taken after a pass.
@@ -107,12 +123,26 @@ pub enum Refusal {
     Stopping,
 }
 
+impl Refusal {
+    /// One CamelCase word for the journal.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::NotFound(_) => "NotFound",
+            Self::Conflict(_) => "Conflict",
+            Self::Failed(_) => "Failed",
+            Self::Stopping => "Stopping",
+        }
+    }
+}
+
 /// Answer to a command.
 pub type Answer<T> = Result<T, Refusal>;
 
 pub(super) enum Command {
     Apply(Box<Config>),
-    ConfigError(Option<String>),
+    ConfigError(Option<String>, Option<Revision>),
+    Resume(Box<Saved>),
     Kick,
     Plan(Option<Box<DesiredState>>, oneshot::Sender<PlanReport>),
     Approve(String, oneshot::Sender<Answer<Vec<VolumeName>>>),
@@ -137,6 +167,7 @@ pub struct Handle {
     pub(super) commands: mpsc::UnboundedSender<Command>,
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(super) events: Events,
+    pub(super) operations: Operations,
 }
 
 impl Handle {
@@ -158,14 +189,38 @@ impl Handle {
         &self.events
     }
 
+    /// What was done lately.
+    #[must_use]
+    pub fn operations(&self) -> &Operations {
+        &self.operations
+    }
+
+    /// Takes up what was kept over a restart. Before the first [`Handle::apply`], and before anything has happened.
+    pub fn resume(&self, mut saved: Saved) {
+        self.events.resume(std::mem::take(&mut saved.events));
+        let operations = std::mem::take(&mut saved.operations);
+        self.operations.resume(operations);
+        self.send(Command::Resume(Box::new(saved)));
+    }
+
+    /// Events and operations that are to be written; they count as written from now on.
+    #[must_use]
+    pub fn take_unsaved(&self) -> Unsaved {
+        Unsaved {
+            events: self.events.take_unsaved(),
+            operations: self.operations.take_unsaved(),
+        }
+    }
+
     /// Puts a configuration in force.
     pub fn apply(&self, config: Config) {
         self.send(Command::Apply(Box::new(config)));
     }
 
-    /// Notes what is wrong with the files on disk, or that nothing is any more. What is in force stays.
-    pub fn set_config_error(&self, error: Option<String>) {
-        self.send(Command::ConfigError(error));
+    /// Notes what is wrong with the files on disk and which they are, or that nothing is any more. What is in force
+    /// stays.
+    pub fn set_config_error(&self, error: Option<String>, refused: Option<Revision>) {
+        self.send(Command::ConfigError(error, refused));
     }
 
     /// Tries everything again at once, whatever failed before.

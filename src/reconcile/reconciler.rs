@@ -3,20 +3,24 @@
 //! Level-triggered: whatever woke it, a pass works from what is there and what is wanted now. A missed or doubled
 //! wake-up changes nothing.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::apply::{self, Report, Task, Work};
+use super::drift::Drifts;
 use super::events::Events;
 use super::handle::{Answer, Command, Config, Handle, Refusal, Snapshot, Stats};
+use super::operations::Operations;
 use super::plan::{Removals, plan};
 use super::records::Records;
 use super::report::PlanReport;
 use super::state::Event;
 use super::step::{Goal, Plan, VolumePlan};
 use crate::model::fault::Fault;
+use crate::model::journal::{Revision, Revisions};
 use crate::model::observed::{Observed, ObservedQuarantine};
 use crate::model::policy::NodePolicy;
 use crate::model::spec::DesiredState;
@@ -27,6 +31,9 @@ use crate::model::{NodeName, VolumeName};
 /// Time between passes that nothing else has caused.
 const POLL: Duration = Duration::from_secs(10);
 
+/// How many approved plans are remembered.
+const APPROVED_MAX: usize = 16;
+
 /// Starts the reconciler on the current tokio runtime. It does nothing before the first [`Handle::apply`].
 #[must_use]
 pub fn start(node: &NodeName, work: Work, times: Times) -> Handle {
@@ -35,6 +42,8 @@ pub fn start(node: &NodeName, work: Work, times: Times) -> Handle {
         config_hash: String::new(),
         config_applied_at: None,
         config_error: None,
+        revisions: Revisions::default(),
+        drift: Vec::new(),
         node: node.to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pools: Vec::new(),
@@ -51,12 +60,18 @@ pub fn start(node: &NodeName, work: Work, times: Times) -> Handle {
     let (reports, outcomes) = mpsc::unbounded_channel();
     let (publish, snapshots) = watch::channel(Arc::new(snapshot.clone()));
     let events = Events::default();
+    let operations = Operations::new(times);
     let reconciler = Reconciler {
-        work,
+        work: operations.record(work),
+        operations: operations.clone(),
         times,
         started: (times.monotonic)(),
         config: None,
         config_error: None,
+        refused: None,
+        last_good: None,
+        drifts: Drifts::default(),
+        approved: VecDeque::new(),
         generation: watch::Sender::new(0),
         removals: Removals::default(),
         records: Records {
@@ -74,16 +89,25 @@ pub fn start(node: &NodeName, work: Work, times: Times) -> Handle {
         commands,
         snapshots,
         events,
+        operations,
     }
 }
 
 struct Reconciler {
     work: Work,
+    operations: Operations,
     times: Times,
     started: Instant,
     config: Option<Arc<Config>>,
     /// What is wrong with the files on disk.
     config_error: Option<String>,
+    /// Which files those are.
+    refused: Option<Revision>,
+    /// The last revision of which everything was in place.
+    last_good: Option<Revision>,
+    drifts: Drifts,
+    /// Plans that were approved lately, oldest first: approving one again is no mistake.
+    approved: VecDeque<(String, Vec<VolumeName>)>,
     /// Counts configurations and commands; an actor that sees it move stops between two steps.
     generation: watch::Sender<u64>,
     removals: Removals,
@@ -149,6 +173,8 @@ impl Reconciler {
         match report {
             Report::Life(name, event) => self.records.live(&name, event, &time),
             Report::VolumeEnded(name, result) => {
+                let object = format!("volume.{name}");
+                self.operations.settled(&object, result.as_ref().err());
                 self.records.volume_ended(&name, result, now, &time);
             }
             Report::PoolEnded(name, result) => self.records.pool_ended(&name, result, now, &time),
@@ -162,12 +188,19 @@ impl Reconciler {
         match command {
             Command::Apply(config) => {
                 tracing::info!(generation = config.generation, hash = %config.hash, "configuration is in force");
+                self.operations.configured(config.revision());
                 self.configure_node(config.desired.policy);
                 self.config = Some(Arc::from(config));
-                self.config_error = None;
+                (self.config_error, self.refused) = (None, None);
                 self.restart();
             }
-            Command::ConfigError(error) => self.config_error = error,
+            Command::ConfigError(error, refused) => {
+                (self.config_error, self.refused) = (error, refused);
+            }
+            Command::Resume(saved) => {
+                self.last_good = saved.last_good;
+                self.drifts = Drifts::new(saved.drift_since);
+            }
             Command::Kick => self.records.reset_backoffs(),
             Command::Plan(candidate, answer) => {
                 // Whoever asked may have gone; so below.
@@ -227,6 +260,11 @@ impl Reconciler {
 
     fn approve(&mut self, id: &str) -> Answer<Vec<VolumeName>> {
         let (last, _) = &self.last;
+        if let Some((_, names)) = self.approved.iter().find(|(known, _)| known == id)
+            && (last.held.is_empty() || last.id != id)
+        {
+            return Ok(names.clone());
+        }
         if last.held.is_empty() {
             return Err(Refusal::NotFound(
                 "no removal waits for approval".to_owned(),
@@ -241,6 +279,11 @@ impl Reconciler {
         let names: Vec<VolumeName> = last.held.iter().cloned().collect();
         self.removals.approved.extend(names.iter().cloned());
         tracing::info!(id, volumes = ?names, "removals approved");
+        self.approved.retain(|(known, _)| known != id);
+        self.approved.push_back((id.to_owned(), names.clone()));
+        if self.approved.len() > APPROVED_MAX {
+            self.approved.pop_front();
+        }
         Ok(names)
     }
 
@@ -365,6 +408,8 @@ impl Reconciler {
                 && record.may_start(now)
             {
                 record.busy = true;
+                let task = Task::Pool(name.clone(), action.clone());
+                self.operations.planned(std::iter::once(task));
                 apply::start_pool(
                     &self.work,
                     name.clone(),
@@ -380,6 +425,9 @@ impl Reconciler {
             let record = self.records.volumes.entry(name.clone()).or_default();
             if record.record.may_start(now) {
                 record.record.busy = true;
+                let steps = volume.steps.iter().map(|step| step.action.clone());
+                let tasks = steps.map(|action| Task::Volume(name.clone(), action));
+                self.operations.planned(tasks);
                 apply::start_volume(
                     &self.work,
                     name.clone(),
@@ -393,6 +441,8 @@ impl Reconciler {
             let record = self.records.purges.entry(entry.clone()).or_default();
             if record.may_start(now) {
                 record.busy = true;
+                self.operations
+                    .planned(std::iter::once(Task::Purge(entry.clone())));
                 apply::start_purge(&self.work, entry.clone(), self.reports.clone());
             }
         }

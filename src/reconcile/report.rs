@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::compare::list;
 use super::step::{Goal, Impact, Plan, PoolAction, VolumeAction, VolumePlan};
@@ -12,7 +13,7 @@ use crate::model::spec::PoolBacking;
 use crate::units::Bytes;
 
 /// A plan, for people and programs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PlanReport {
     /// What `volund approve` takes.
@@ -34,7 +35,7 @@ pub struct PlanReport {
 }
 
 /// What changes about one object.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Change {
     /// `+` added, `~` changed, `-` removed, `!` can't be.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::model::observed::RemovalPolicy;
 use crate::model::policy::VolumePolicy;
@@ -11,7 +12,7 @@ use crate::model::{PoolName, VolumeName};
 use crate::units::Bytes;
 
 /// What a step costs those who use the object, from harmless to fatal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 pub enum Impact {
     /// Nothing.
     None,

@@ -17,6 +17,9 @@ pub struct AppliedConfig {
     pub generation: u64,
     /// SHA-256 over names and contents, hexadecimal.
     pub hash: String,
+    /// The commit that its files were read from, if they were in a git work tree.
+    #[serde(default)]
+    pub commit: Option<String>,
     /// When it was applied, seconds since 1970-01-01 UTC.
     pub at_unix_seconds: u64,
     /// The files, as one text that `config` can read back.

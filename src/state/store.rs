@@ -4,6 +4,8 @@
 //! meant by a name, how data was to be removed, what a restart boots from) and nothing here is needed to keep data:
 //! labels and witness files have that.
 
+mod journal;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::catch_unwind;
@@ -38,6 +40,8 @@ struct Contents {
     creations: BTreeMap<VolumeId, Creation>,
     member_changes: BTreeMap<ReplicaId, MemberChange>,
     histories: BTreeMap<VolumeId, History>,
+    /// Until it is taken.
+    journal: journal::Journal,
 }
 
 /// One change: kind, key, and the new JSON value or none to remove it.
@@ -380,8 +384,7 @@ fn read_all(database: &Database) -> Result<Contents, Trouble> {
                     .histories
                     .insert(key.parse()?, serde_json::from_str(value)?);
             }
-            // Of a later release; kept as it is.
-            _ => {}
+            _ => contents.journal.take(kind, key, value)?,
         }
     }
     Ok(contents)

@@ -207,6 +207,8 @@ fn many_removals_at_once_wait_for_approval() {
         node.status()
             .is_some_and(|s| s.quarantine.len() == 2 && s.volumes.is_empty())
     });
+    // Said again, it is no mistake.
+    assert!(node.said(&["approve", id]).contains("db, web"));
 }
 
 #[test]

@@ -5,6 +5,7 @@
     reason = "a test stops at the first surprise, in its helpers too"
 )]
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
@@ -32,6 +33,8 @@ pub(crate) const BLOCK: usize = 4096;
 pub(crate) struct Node {
     folder: tempfile::TempDir,
     child: Option<Child>,
+    /// More arguments for the daemon.
+    pub(crate) extra: Vec<OsString>,
     /// Stands in for systemd's socket.
     pub(crate) notify: Option<PathBuf>,
 }
@@ -42,6 +45,7 @@ impl Node {
         Self {
             folder: tempfile::tempdir().unwrap(),
             child: None,
+            extra: Vec::new(),
             notify: None,
         }
     }
@@ -71,6 +75,7 @@ impl Node {
             .arg(self.path("state"))
             .arg("--runtime-dir")
             .arg(self.path("run"))
+            .args(&self.extra)
             .stdin(Stdio::null())
             .env_remove("NOTIFY_SOCKET");
         if let Some(socket) = &self.notify {

@@ -1,5 +1,6 @@
 //! Integration tests: one binary, one link.
 
+mod api;
 mod check;
 mod copies;
 mod daemon;

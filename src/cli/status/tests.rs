@@ -3,6 +3,7 @@
 use std::time::UNIX_EPOCH;
 
 use super::*;
+use crate::model::journal::{Drift, Revisions};
 use crate::model::status::{
     PoolStatus, RebuildKind, ReplicaStatus, ResolveStatus, ScrubRun, ScrubStatus,
 };
@@ -72,6 +73,8 @@ fn status() -> NodeStatus {
         config_hash: "9f2c41aaaa".to_owned(),
         config_applied_at: Some("1970-01-01T00:00:00Z".to_owned()),
         config_error: None,
+        revisions: Revisions::default(),
+        drift: Vec::new(),
         node: "n1".to_owned(),
         version: "0".to_owned(),
         pools: vec![pool],
@@ -101,6 +104,25 @@ web     Online    1GiB  1MiB  1/1       vhost-user web.sock  -
   next: it is rebuilt
 ";
     assert_eq!(text, expected);
+}
+
+#[test]
+fn what_differs_from_the_files_is_said_with_its_time_unless_it_is_being_done() {
+    let mut status = status();
+    let drift = |object: &str, reason: &str| Drift {
+        object: object.to_owned(),
+        since: "1970-01-01T00:00:05Z".to_owned(),
+        reason: reason.to_owned(),
+        message: String::new(),
+    };
+    status.drift = vec![
+        drift("volume.web", "Applying"),
+        drift("volume.db", "NoSpace"),
+        drift("pool.b", "PathMissing"),
+    ];
+    let text = human(&status, UNIX_EPOCH + Duration::from_secs(125));
+    let line = "DRIFT   volume.db for 2m (NoSpace), pool.b for 2m (PathMissing)";
+    assert_eq!(text.lines().nth(1), Some(line), "{text}");
 }
 
 #[test]

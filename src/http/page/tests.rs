@@ -3,6 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
+use crate::model::journal::Revisions;
 use crate::model::status::RebuildKind;
 
 /// What would run if it were not escaped.
@@ -66,6 +67,8 @@ fn status() -> NodeStatus {
         pools: Vec::new(),
         volumes: vec![volume],
         quarantine: Vec::new(),
+        revisions: Revisions::default(),
+        drift: Vec::new(),
     }
 }
 

@@ -1,16 +1,19 @@
 //! What the reconciler says after a pass: conditions, status, and the plan that is left.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Reconciler;
 use crate::model::VolumeName;
+use crate::model::journal::{Drift, Revisions};
 use crate::model::observed::Observed;
 use crate::model::status::{NodeStatus, PoolStatus, VolumeStatus};
+use crate::reconcile::drift;
 use crate::reconcile::handle::Config;
 use crate::reconcile::report::PlanReport;
 use crate::reconcile::state::VolumeState;
 use crate::reconcile::status::{self, Moment, VolumeFacts};
-use crate::reconcile::step::Plan;
+use crate::reconcile::step::{Goal, Plan};
 
 impl Reconciler {
     /// Conditions and status.
@@ -19,6 +22,14 @@ impl Reconciler {
             time: self.times.now_text(),
             generation: config.generation,
         };
+        let pools = self.say_pools(config, plan, observed, &moment);
+        let volumes = self.say_volumes(config, plan, observed, &moment);
+        let report = PlanReport::new(plan, observed);
+        let drift = self.say_drift(plan, &report, &moment);
+        let mut of_objects = drift.iter().filter(|drift| drift.object != "config");
+        if of_objects.next().is_none() && !self.records.has_failures() && !self.records.is_busy() {
+            self.last_good = Some(config.revision());
+        }
         // Made anew and shared: who reads it keeps the one that was there.
         let before = Arc::clone(&self.snapshot.status);
         self.snapshot.status = Arc::new(NodeStatus {
@@ -26,13 +37,32 @@ impl Reconciler {
             config_hash: config.hash.clone(),
             config_applied_at: Some(config.applied_at.clone()),
             config_error: self.config_error.clone(),
+            revisions: Revisions {
+                applied: Some(config.revision()),
+                pending: self.refused.clone(),
+                last_good: self.last_good.clone(),
+            },
+            drift,
             node: before.node.clone(),
             version: before.version.clone(),
-            pools: self.say_pools(config, plan, observed, &moment),
-            volumes: self.say_volumes(config, plan, observed, &moment),
+            pools: pools,
+            volumes: volumes,
             quarantine: status::quarantine(observed),
         });
-        self.snapshot.plan = PlanReport::new(plan, observed);
+        self.snapshot.plan = report;
+    }
+
+    /// What is not as the files want it. What is, is noted to be in place.
+    fn say_drift(&mut self, plan: &Plan, report: &PlanReport, moment: &Moment) -> Vec<Drift> {
+        let found = drift::differences(report, &self.records, self.config_error.as_deref());
+        let wanted = plan.volumes.iter();
+        let wanted = wanted.filter(|(_, volume)| volume.goal == Goal::Present);
+        let objects = wanted.map(|(name, _)| format!("volume.{name}"));
+        let objects = objects.chain(plan.pools.keys().map(|name| format!("pool.{name}")));
+        let differ: BTreeSet<&str> = found.iter().map(|drift| drift.object.as_str()).collect();
+        let in_place = objects.filter(|object| !differ.contains(object.as_str()));
+        self.operations.in_place(in_place);
+        self.drifts.note(found, &moment.time)
     }
 
     fn say_pools(

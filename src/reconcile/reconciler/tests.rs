@@ -18,6 +18,7 @@ use crate::reconcile::plan::fixture::{Case, spec, volume_name};
 use crate::reconcile::step::{PoolAction, VolumeAction};
 use crate::units::Bytes;
 
+mod journal;
 mod many;
 
 /// An engine that has everything in memory.
@@ -68,10 +69,7 @@ impl World {
         let text = format!("{task:?}");
         let failing = lock(&self.failing).clone();
         if failing.is_some_and(|failing| text.contains(&failing)) {
-            return Err(Failure {
-                reason: "NoSpace".to_owned(),
-                message: "pool \"a\" is full".to_owned(),
-            });
+            return Err(Failure::new("NoSpace", "pool \"a\" is full"));
         }
         self.apply(task);
         Ok(())
@@ -225,6 +223,7 @@ fn begin(world: &World) -> Handle {
 
 fn config(case: Case, generation: u64) -> Config {
     Config {
+        commit: None,
         desired: case.desired,
         generation,
         hash: format!("hash{generation}"),
