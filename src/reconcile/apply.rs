@@ -173,11 +173,11 @@ pub(super) fn start_volume(
                 break;
             }
             let phase = phase(&step.action);
-            if running.is_some() && phase != running {
-                tell(Event::Done);
+            if let Some(ended) = running.filter(|_| phase != running) {
+                tell(ended.ends());
             }
-            if let Some(phase) = phase.filter(|_| phase != running) {
-                tell(Event::Begin(phase));
+            if let Some(begun) = phase.filter(|_| phase != running) {
+                tell(begun.begins());
             }
             running = phase;
             let is_independent = step.action.is_independent();
@@ -185,13 +185,13 @@ pub(super) fn start_volume(
             let failed = ended.is_err();
             result = result.and(ended);
             if failed && !is_independent {
-                tell(Event::Failed);
+                tell(Event::Fail);
                 running = None;
                 break;
             }
         }
-        if running.is_some() {
-            tell(Event::Done);
+        if let Some(ended) = running {
+            tell(ended.ends());
         }
         let _ = reports.send(Report::VolumeEnded(name.clone(), result));
     });

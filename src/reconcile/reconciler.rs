@@ -168,7 +168,7 @@ impl Reconciler {
                 self.restart();
             }
             Command::ConfigError(error) => self.config_error = error,
-            Command::Kick => self.records.reset_backoffs(),
+            Command::Kick => self.records.retry_all(&self.times.now_text()),
             Command::Plan(candidate, answer) => {
                 // Whoever asked may have gone; so below.
                 let _ = answer.send(self.plan_for(candidate.as_deref()));
@@ -211,7 +211,7 @@ impl Reconciler {
 
     /// What was wanted before is not wanted any more: failures are forgotten, actors stop after their step.
     fn restart(&mut self) {
-        self.records.reset_backoffs();
+        self.records.retry_all(&self.times.now_text());
         self.generation.send_modify(|generation| *generation += 1);
     }
 
@@ -349,9 +349,9 @@ impl Reconciler {
                 record.record.failure = None;
             }
             let event = match observed.volumes.get(name) {
-                Some(volume) if volume.serving && volume.export.is_some() => Event::FoundAttached,
-                Some(volume) if volume.serving => Event::FoundAvailable,
-                _ => Event::FoundStopped,
+                Some(volume) if volume.serving && volume.export.is_some() => Event::Attached,
+                Some(volume) if volume.serving => Event::Ready,
+                _ => Event::Stopped,
             };
             self.records.live(name, event, &time);
         }
@@ -378,7 +378,7 @@ impl Reconciler {
                 continue;
             }
             let record = self.records.volumes.entry(name.clone()).or_default();
-            if record.record.may_start(now) {
+            if record.may_start(now) {
                 record.record.busy = true;
                 apply::start_volume(
                     &self.work,

@@ -142,7 +142,7 @@ impl VolumeFacts<'_> {
 
     fn ready(&self) -> Statement {
         if let Some(failure) = self.failure.filter(|_| !self.goes_on()) {
-            let message = format!("{} (attempt {} failed)", failure.message, self.failures);
+            let message = self.attempts(failure);
             return statement("Ready", Truth::False, &failure.reason, &message);
         }
         let blocked = self.plan.into_iter().flat_map(|plan| &plan.blocked);
@@ -170,6 +170,18 @@ impl VolumeFacts<'_> {
         }
     }
 
+    /// Why an attempt failed, and what will come of it.
+    fn attempts(&self, failure: &Failure) -> String {
+        let Failure { message, .. } = failure;
+        if self.state == VolumeState::Error {
+            return format!(
+                "{message} (given up after {} attempts: mend the cause, then reload the daemon or POST /v1/reconcile)",
+                self.failures
+            );
+        }
+        format!("{message} (attempt {} failed)", self.failures)
+    }
+
     /// Whether the volume serves as before although a step has failed.
     fn goes_on(&self) -> bool {
         let serving = self.observed.is_some_and(|volume| volume.serving);
@@ -179,7 +191,7 @@ impl VolumeFacts<'_> {
     /// A change of a volume that goes on without it.
     fn change_failed(&self) -> Option<Statement> {
         let failure = self.failure.filter(|_| self.goes_on())?;
-        let message = format!("{} (attempt {} failed)", failure.message, self.failures);
+        let message = self.attempts(failure);
         Some(statement(
             "ChangeFailed",
             Truth::True,

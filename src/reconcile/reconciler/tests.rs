@@ -299,6 +299,31 @@ async fn a_failure_is_a_condition_and_is_tried_again() {
     until(&handle, |snapshot| is(snapshot, "db", "Attached")).await;
 }
 
+/// After `max_attempts` nothing is tried any more, whatever else happens, until somebody asks.
+#[tokio::test]
+async fn what_failed_too_often_rests_until_reconcile_is_asked_for() {
+    let world = World::new();
+    *lock(&world.failing) = Some("Ensure {".to_owned());
+    let handle = begin(&world);
+    let mut case = Case::new().wants("db", spec(&["a"]));
+    let (retry, millisecond) = (&mut case.desired.policy.retry, Duration::from_millis(1));
+    (retry.max_attempts, retry.initial_wait, retry.max_wait) = (3, millisecond, millisecond);
+    handle.apply(config(case, 1));
+    let snapshot = until(&handle, |snapshot| is(snapshot, "db", "Error")).await;
+    let ready = &of(&snapshot, "db").unwrap().conditions[0];
+    assert!(ready.message.contains("given up after 3 attempts"), "{ready:?}");
+
+    *lock(&world.failing) = None;
+    for _ in 0..20 {
+        world.changes.send_modify(|count| *count += 1);
+        tokio::time::sleep(2 * millisecond).await;
+    }
+    assert!(is(&handle.snapshot(), "db", "Error"));
+    assert_eq!(world.done(), "open a, open b");
+    handle.kick();
+    until(&handle, |snapshot| is(snapshot, "db", "Attached")).await;
+}
+
 #[tokio::test]
 async fn a_hung_volume_holds_up_no_other() {
     let world = World::new();
