@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use uuid::Uuid;
 
 use super::check::CheckArgs;
 use super::explain::ExplainArgs;
@@ -133,6 +134,9 @@ pub enum Command {
     /// Look after the data of removed volumes.
     #[command(subcommand)]
     Quarantine(QuarantineCommand),
+    /// Look after data on disk that nobody declares.
+    #[command(subcommand)]
+    Orphans(OrphansCommand),
     /// Break a replica on purpose, for tests and drills; needs `fault_injection` in `[danger_zone]`.
     Inject {
         /// The volume.
@@ -287,6 +291,21 @@ pub enum QuarantineCommand {
     Purge {
         /// The entry's id, as `list` prints it.
         id: String,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// What to do with data on disk that nobody declares.
+#[derive(Clone, Debug, Subcommand)]
+pub enum OrphansCommand {
+    /// List it, with what may be done about each.
+    List,
+    /// Delete it for ever.
+    Purge {
+        /// The orphan's id, as `list` prints it.
+        id: Uuid,
         /// Do not ask.
         #[arg(long)]
         yes: bool,

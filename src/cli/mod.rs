@@ -11,6 +11,7 @@ mod doctor;
 pub mod explain;
 mod generate;
 mod inject;
+mod orphans;
 mod plan;
 mod qemu_args;
 mod quarantine;
@@ -109,6 +110,7 @@ fn dispatch(cli: &Cli) -> Result<Outcome, CliError> {
         Command::QemuArgs(args) => qemu_args::run(&cli.global, args),
         Command::Doctor => doctor::run(&cli.global),
         Command::Quarantine(command) => quarantine::run(&cli.global, command),
+        Command::Orphans(command) => orphans::run(&cli.global, command),
         Command::Inject {
             volume,
             pool,

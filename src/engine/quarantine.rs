@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::engine::{Engine, Parked};
 use super::error::EngineError;
 use crate::io::clock::wall;
+use crate::io::planted::kill_point;
 use crate::model::observed::RemovalPolicy;
 use crate::model::spec::OnRemove;
 use crate::model::{PoolName, VolumeId, VolumeName};
@@ -46,7 +47,9 @@ impl Engine {
                 self.touch();
                 return Ok(entry);
             }
+            kill_point();
             live.stop().await?;
+            kill_point();
             self.volumes().remove(name);
         }
         self.problems().remove(name);
@@ -56,7 +59,7 @@ impl Engine {
         self.quarantine_files(name, id, removed_at).await
     }
 
-    async fn quarantine_files(
+    pub(super) async fn quarantine_files(
         &self,
         name: &VolumeName,
         id: VolumeId,
@@ -75,7 +78,9 @@ impl Engine {
             };
             let to = QuarantineName::new(name.clone(), id, replica, removed_at);
             entry = Some(to.id());
+            kill_point();
             self.open_one(&pool)?.quarantine(to).await?;
+            kill_point();
             self.look_into(&pool).await?;
         }
         let entry = entry.ok_or_else(|| super::assemble::no_such_volume(name))?;
@@ -147,6 +152,7 @@ impl Engine {
             )));
         }
         for (pool, quarantined) in self.quarantined(id) {
+            kill_point();
             self.open_one(&pool)?.purge(quarantined).await?;
             self.look_into(&pool).await?;
         }
@@ -162,9 +168,12 @@ impl Engine {
                     self.open_one(&pool)?.discard_creation(replica).await?;
                 }
             }
+            kill_point();
             self.shared.state.remove_witness(id)?;
+            kill_point();
             self.shared.store.remove_volume(id).await?;
             self.shared.store.remove_history(id).await?;
+            kill_point();
             self.witness_names().remove(&id);
         }
         tracing::info!(%id, %entry, "purged");

@@ -5,6 +5,7 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::{Api, Problem, read, volumes};
 use crate::config::{self, Parsed, SourceFile};
@@ -46,6 +47,13 @@ pub struct PurgeRequest {
     pub id: String,
 }
 
+/// Body of `POST /v1/orphans/purge`.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct OrphanRequest {
+    /// The orphan's id.
+    pub id: Uuid,
+}
+
 /// Body of `POST /v1/inject`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct InjectRequest {
@@ -76,6 +84,7 @@ pub(super) fn router(api: Api) -> Router {
         .route("/v1/approve", post(approve))
         .route("/v1/quarantine/restore", post(restore))
         .route("/v1/quarantine/purge", post(purge))
+        .route("/v1/orphans/purge", post(purge_orphan))
         .route("/v1/inject", post(inject))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .fallback(read::nothing)
@@ -148,6 +157,15 @@ async fn purge(
     Json(request): Json<PurgeRequest>,
 ) -> Result<Json<()>, Problem> {
     api.reconcile.purge(request.id).await.map_err(refused)?;
+    Ok(Json(()))
+}
+
+async fn purge_orphan(
+    State(api): State<Api>,
+    Json(request): Json<OrphanRequest>,
+) -> Result<Json<()>, Problem> {
+    let purged = api.reconcile.purge_orphan(request.id).await;
+    purged.map_err(refused)?;
     Ok(Json(()))
 }
 

@@ -21,7 +21,9 @@ use axum::response::{IntoResponse, Response};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, watch};
 
-pub use admin::{ApproveRequest, InjectRequest, PlanRequest, PurgeRequest, RestoreRequest};
+pub use admin::{
+    ApproveRequest, InjectRequest, OrphanRequest, PlanRequest, PurgeRequest, RestoreRequest,
+};
 
 pub use volumes::ScrubBody;
 

@@ -10,8 +10,8 @@ use super::reading::{
 };
 use super::{Metrics, OperationReading, Reading, VolumeReading, families};
 use crate::model::status::{
-    Condition, NodeStatus, PoolState, PoolStatus, QuarantineEntry, RebuildKind, RebuildStatus,
-    ReplicaState, ReplicaStatus, ResolveStatus, Truth, VolumeStatus,
+    Condition, NodeStatus, Orphan, PoolState, PoolStatus, QuarantineEntry, RebuildKind,
+    RebuildStatus, ReplicaState, ReplicaStatus, ResolveStatus, Truth, VolumeStatus,
 };
 
 /// A reading in which every family has a series.
@@ -129,6 +129,15 @@ fn status() -> NodeStatus {
         pools: Vec::new(),
         allocated_bytes: 77,
     };
+    let orphan = Orphan {
+        id: None,
+        reason: "Stranger".to_owned(),
+        message: String::new(),
+        volume: None,
+        size_bytes: 0,
+        pools: Vec::new(),
+        allocated_bytes: 78,
+    };
     NodeStatus {
         generation: 1,
         config_hash: "abc".to_owned(),
@@ -139,6 +148,7 @@ fn status() -> NodeStatus {
         pools: vec![pool],
         volumes: vec![volume],
         quarantine: vec![entry],
+        orphans: vec![orphan],
     }
 }
 
@@ -155,6 +165,8 @@ fn values_are_what_was_read() {
     check("volund_volume_io_duration_seconds_bucket{volume=\"db\",op=\"read\",le=\"+Inf\"} 4");
     check("volund_volume_io_duration_seconds_count{volume=\"db\",op=\"read\"} 4");
     check("volund_quarantined_bytes 77");
+    check("volund_orphans 1");
+    check("volund_orphan_bytes 78");
     check(r#"volund_pool_info{pool="main",backing="/var/lib/\"odd\\path\n",uuid=""} 1"#);
     check("volund_volume_io_duration_seconds_sum{volume=\"db\",op=\"read\"} 0.5");
     check("volund_volume_hedged_reads_total{volume=\"db\"} 5");

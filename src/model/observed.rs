@@ -1,13 +1,14 @@
 //! Reality at one moment, as the engine reports it and the planner reads it. Plain data, no serde, no behaviour.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::fault::Fault;
 use super::policy::VolumePolicy;
 use super::spec::{BlockSize, ExportSpec, OnRemove, PoolSpec};
 use super::status::{ReplicaStatus, ScrubStatus};
-use super::{PoolId, PoolName, VolumeId, VolumeName};
+use super::{PoolId, PoolName, ReplicaId, VolumeId, VolumeName};
 use crate::units::Bytes;
 
 /// Everything that one daemon finds on its node.
@@ -22,6 +23,23 @@ pub struct Observed {
     pub volumes: BTreeMap<VolumeName, ObservedVolume>,
     /// Every volume of which a replica lies in the quarantine of an opened pool.
     pub quarantine: Vec<ObservedQuarantine>,
+    /// Every file in an opened pool that is no replica of any volume here.
+    pub strays: Vec<Stray>,
+}
+
+/// A file in a pool that is no replica of any volume: nobody reads or writes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stray {
+    /// The pool.
+    pub pool: PoolName,
+    /// The file.
+    pub path: PathBuf,
+    /// The replica that its name says it is, if it is one.
+    pub replica: Option<ReplicaId>,
+    /// Why it belongs to nothing.
+    pub why: Problem,
+    /// Bytes that it takes up.
+    pub allocated: Bytes,
 }
 
 /// Why something does not serve.
@@ -59,6 +77,8 @@ pub struct ObservedVolume {
     pub ids: BTreeSet<VolumeId>,
     /// How it was made.
     pub applied: AppliedVolume,
+    /// Whether this node has a record of it: it was made or opened here once. Of others no table can have vanished.
+    pub known: bool,
     /// Whether its nexus is assembled and takes I/O.
     pub serving: bool,
     /// Why it does not take I/O or why its last assembly failed; none when all is well.

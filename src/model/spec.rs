@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::policy::{ForceStart, NodePolicy, VolumePolicy};
-use super::{NodeName, PoolName, VolumeName};
+use super::{NodeName, PoolName, VolumeId, VolumeName};
 use crate::units::Bytes;
 
 /// Everything that the files ask for, of all nodes. Each daemon acts on the part that names its own node.
@@ -75,6 +75,10 @@ pub struct VolumeSpec {
     pub on_remove: OnRemove,
     /// How long removed data stays in quarantine before `on_remove = "delete"` may purge it.
     pub quarantine_for: Duration,
+    /// What becomes of the files of a creation that failed half way.
+    pub on_create_fail: OnCreateFail,
+    /// The data that it is, whatever name that carries; then nothing is ever created.
+    pub uuid: Option<VolumeId>,
     /// The name whose data this volume takes over.
     pub renamed_from: Option<VolumeName>,
     /// How it is looked after; may change while it runs.
@@ -145,6 +149,16 @@ pub enum OnRemove {
 pub struct DangerZone {
     /// Whether `volund inject` may break replicas on purpose.
     pub fault_injection: bool,
+}
+
+/// What becomes of the files of a creation that failed half way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnCreateFail {
+    /// They are deleted before the next attempt; nobody has ever seen the volume.
+    #[default]
+    Delete,
+    /// They are left for inspection, and nothing is attempted meanwhile.
+    Leave,
 }
 
 /// Limits on what one change of the files may do.

@@ -2,6 +2,7 @@
 //! Bytes are integers, times RFC 3339 texts in UTC.
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::{PoolId, PoolName, ReplicaId, VolumeId, VolumeName};
 
@@ -57,6 +58,9 @@ pub struct NodeStatus {
     pub volumes: Vec<VolumeStatus>,
     /// Removed data that is still there, by volume name and time.
     pub quarantine: Vec<QuarantineEntry>,
+    /// Data on disk that nobody declares: kept, until it is adopted or purged.
+    #[serde(default)]
+    pub orphans: Vec<Orphan>,
 }
 
 /// What is known of a pool.
@@ -267,6 +271,26 @@ pub enum ReplicaState {
     Absent,
     /// Its pool belongs to another node.
     Waiting,
+}
+
+/// Data on disk that belongs to nothing that is declared, and that this node has not removed either.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Orphan {
+    /// What `volund orphans purge` takes: a volume's or a replica's id. None for a file that is not named like a replica.
+    pub id: Option<Uuid>,
+    /// Why nobody uses it, one CamelCase word: `Undeclared`, `FormerMember`, `Unreadable`, ...
+    pub reason: String,
+    /// The same in a sentence with the next step.
+    pub message: String,
+    /// The volume's name in the labels, if they can be read.
+    pub volume: Option<VolumeName>,
+    /// Size of the volume, bytes; 0 when unknown.
+    pub size_bytes: u64,
+    /// The pools that hold it.
+    pub pools: Vec<PoolName>,
+    /// Bytes that it takes up.
+    pub allocated_bytes: u64,
 }
 
 /// Data of a removed volume that is still there.

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
+use uuid::Uuid;
 
 use super::state::{Event, Phase};
 use super::step::{PoolAction, VolumeAction, VolumeStep};
@@ -44,6 +45,8 @@ pub enum Task {
     },
     /// Quarantined data, gone for ever.
     Purge(String),
+    /// Data that nobody declares, gone for ever.
+    PurgeOrphan(Uuid),
     /// To the node.
     Node(NodePolicy),
     /// What is to go wrong on a volume's copy in a pool; nothing ends it.
@@ -103,6 +106,7 @@ async fn execute(engine: &Engine, task: Task) -> Result<(), EngineError> {
         Task::Volume(name, action) => change(engine, &name, action).await,
         Task::Restore { entry, name } => engine.restore_volume(&entry, &name).await,
         Task::Purge(entry) => engine.purge(&entry).await,
+        Task::PurgeOrphan(id) => engine.purge_orphan(id).await,
         Task::Node(policy) => {
             engine.configure_node(policy);
             Ok(())

@@ -75,7 +75,10 @@ mod tests {
             backoff.fail(now, &policy, &mut jitter);
             let wait = backoff.due().unwrap().checked_sub(now).unwrap();
             let whole = Duration::from_secs(whole);
-            assert!(wait <= whole && wait >= whole * 3 / 4, "{wait:?} of {whole:?}");
+            assert!(
+                wait <= whole && wait >= whole * 3 / 4,
+                "{wait:?} of {whole:?}"
+            );
         }
         assert!(!backoff.is_due(now + Duration::from_secs(44)));
         assert!(backoff.is_due(now + Duration::from_secs(60)));

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
+use uuid::Uuid;
 
 use super::apply::{self, Report, Task, Work};
 use super::events::Events;
@@ -40,6 +41,7 @@ pub fn start(node: &NodeName, work: Work, times: Times) -> Handle {
         pools: Vec::new(),
         volumes: Vec::new(),
         quarantine: Vec::new(),
+        orphans: Vec::new(),
     };
     let snapshot = Snapshot {
         status: Arc::new(status),
@@ -188,6 +190,10 @@ impl Reconciler {
                 Ok(_) => self.execute(Task::Purge(entry), (), answer),
                 Err(refusal) => drop(answer.send(Err(refusal))),
             },
+            Command::PurgeOrphan(id, answer) => match self.orphaned(id) {
+                Ok(()) => self.execute(Task::PurgeOrphan(id), (), answer),
+                Err(refusal) => drop(answer.send(Err(refusal))),
+            },
             Command::Inject(name, pool, faults, answer) => match self.injectable(&faults) {
                 Ok(()) => self.execute(Task::Inject(name, pool, faults), (), answer),
                 Err(refusal) => drop(answer.send(Err(refusal))),
@@ -252,6 +258,17 @@ impl Reconciler {
                 "the quarantine has no \"{entry}\": `volund quarantine list` shows what it has"
             ))
         })
+    }
+
+    /// Whether this is something that nobody declares.
+    fn orphaned(&self, id: Uuid) -> Answer<()> {
+        let mut orphans = self.snapshot.status.orphans.iter();
+        if orphans.any(|orphan| orphan.id == Some(id)) {
+            return Ok(());
+        }
+        Err(Refusal::NotFound(format!(
+            "there is no orphan \"{id}\": `volund orphans list` shows what there is"
+        )))
     }
 
     /// Under which name an entry may be brought back.

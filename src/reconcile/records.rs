@@ -122,7 +122,9 @@ impl Records {
             self.tell(format!("volume.{name}"), &reason, &message, time);
         }
         let volume = self.volumes.entry(name.clone()).or_default();
-        volume.record.end(result, now, (&self.retry, &mut self.jitter));
+        volume
+            .record
+            .end(result, now, (&self.retry, &mut self.jitter));
         let too_often = volume.record.backoff.failures() >= self.retry.max_attempts;
         if too_often && volume.state.has_failed() && volume.state != VolumeState::Error {
             self.live(name, Event::Error, time);

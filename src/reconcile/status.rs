@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use super::apply::Failure;
 use super::report;
 use super::state::VolumeState;
-use super::step::{Blocked, BlockedKind, VolumePlan};
+use super::step::{Blocked, BlockedKind, Plan, VolumePlan};
 use crate::model::observed::{Observed, ObservedExport, ObservedPool, ObservedVolume};
 use crate::model::spec::{DesiredState, ExportSpec, OnRemove, VolumeSpec};
 use crate::model::status::{
-    Condition, PoolState, PoolStatus, QuarantineEntry, ReplicaState, ReplicaStatus, ResolveStatus,
-    Truth, VolumeStatus,
+    Condition, Orphan, PoolState, PoolStatus, QuarantineEntry, ReplicaState, ReplicaStatus,
+    ResolveStatus, Truth, VolumeStatus,
 };
 use crate::model::time::rfc3339;
-use crate::model::{PoolName, VolumeName};
+use crate::model::{PoolName, VolumeId, VolumeName};
 
 /// When and under which configuration a statement is made.
 #[derive(Clone, Debug)]
@@ -387,6 +387,48 @@ pub(super) fn quarantine(observed: &Observed) -> Vec<QuarantineEntry> {
     entries
         .sort_by(|a, b| (&a.volume, &a.removed_at, &a.id).cmp(&(&b.volume, &b.removed_at, &b.id)));
     entries
+}
+
+/// What nobody declares, as `/v1/status` shows it: whole volumes first, then single files.
+pub(super) fn orphans(plan: &Plan, observed: &Observed) -> Vec<Orphan> {
+    let volumes = plan.orphans.iter().flat_map(|name| {
+        let volume = observed.volumes.get(name);
+        volume.into_iter().flat_map(move |volume| {
+            volume
+                .ids
+                .iter()
+                .map(move |id| undeclared(name, *id, volume))
+        })
+    });
+    let strays = observed.strays.iter().map(|stray| Orphan {
+        id: stray.replica.map(|replica| replica.uuid()),
+        reason: stray.why.reason.clone(),
+        message: stray.why.message.clone(),
+        volume: None,
+        size_bytes: 0,
+        pools: vec![stray.pool.clone()],
+        allocated_bytes: stray.allocated.get(),
+    });
+    volumes.chain(strays).collect()
+}
+
+fn undeclared(name: &VolumeName, id: VolumeId, volume: &ObservedVolume) -> Orphan {
+    let replicas = volume.replicas.iter();
+    Orphan {
+        id: Some(id.uuid()),
+        reason: "Undeclared".to_owned(),
+        message: format!(
+            "no table declares volume \"{name}\", and none that this node knows of ever did: it is kept. Add \
+             [volume.{name}], or any volume with uuid = \"{id}\", to adopt it; `volund orphans purge {id}` deletes it"
+        ),
+        volume: Some(name.clone()),
+        size_bytes: volume.applied.size.get(),
+        pools: replicas
+            .clone()
+            .map(|replica| replica.pool.clone())
+            .collect(),
+        allocated_bytes: replicas.map(|replica| replica.allocated_bytes).sum(),
+    }
 }
 
 #[cfg(test)]

@@ -48,6 +48,9 @@ pub struct Creation {
     pub name: VolumeName,
     /// The replicas it is made of.
     pub replicas: Vec<(PoolName, ReplicaId)>,
+    /// Why it failed, when its files were left for inspection.
+    #[serde(default)]
+    pub left: Option<String>,
 }
 
 /// A change of a running volume's members (spec section 10) that has touched, or may touch, a file: journalled before

@@ -82,6 +82,7 @@ fn status() -> NodeStatus {
             ),
         ],
         quarantine: Vec::new(),
+        orphans: Vec::new(),
     }
 }
 

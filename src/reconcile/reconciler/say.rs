@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Reconciler;
 use crate::model::VolumeName;
 use crate::model::observed::Observed;
-use crate::model::status::{NodeStatus, PoolStatus, VolumeStatus};
+use crate::model::status::{NodeStatus, Orphan, PoolStatus, VolumeStatus};
 use crate::reconcile::handle::Config;
 use crate::reconcile::report::PlanReport;
 use crate::reconcile::state::VolumeState;
@@ -31,8 +31,29 @@ impl Reconciler {
             pools: self.say_pools(config, plan, observed, &moment),
             volumes: self.say_volumes(config, plan, observed, &moment),
             quarantine: status::quarantine(observed),
+            orphans: status::orphans(plan, observed),
         });
+        self.tell_orphans(&before.orphans, &moment.time);
         self.snapshot.plan = PlanReport::new(plan, observed);
+    }
+
+    /// What nobody declares is told once.
+    fn tell_orphans(&self, before: &[Orphan], time: &str) {
+        for orphan in &self.snapshot.status.orphans {
+            if before.iter().any(|known| known.message == orphan.message) {
+                continue;
+            }
+            tracing::warn!(reason = %orphan.reason, "orphan: {}", orphan.message);
+            let object = match &orphan.volume {
+                Some(volume) => format!("volume.{volume}"),
+                None => orphan
+                    .pools
+                    .first()
+                    .map_or_else(String::new, |pool| format!("pool.{pool}")),
+            };
+            self.records
+                .tell(object, &orphan.reason, &orphan.message, time);
+        }
     }
 
     fn say_pools(

@@ -104,6 +104,12 @@ impl World {
                 observed.quarantine.retain(|known| known.id != entry);
                 format!("purge {entry}")
             }
+            Task::PurgeOrphan(id) => {
+                observed
+                    .volumes
+                    .retain(|_, volume| volume.ids.iter().all(|known| known.uuid() != id));
+                format!("purge orphan {id}")
+            }
             // Every configuration brings one.
             Task::Node(_) => return,
         };
@@ -131,6 +137,7 @@ fn volume(spec: &VolumeSpec) -> ObservedVolume {
             removal: RemovalPolicy::default(),
             policy: spec.policy.clone(),
         },
+        known: true,
         serving: true,
         problem: None,
         export: None,
@@ -311,7 +318,10 @@ async fn what_failed_too_often_rests_until_reconcile_is_asked_for() {
     handle.apply(config(case, 1));
     let snapshot = until(&handle, |snapshot| is(snapshot, "db", "Error")).await;
     let ready = &of(&snapshot, "db").unwrap().conditions[0];
-    assert!(ready.message.contains("given up after 3 attempts"), "{ready:?}");
+    assert!(
+        ready.message.contains("given up after 3 attempts"),
+        "{ready:?}"
+    );
 
     *lock(&world.failing) = None;
     for _ in 0..20 {
