@@ -7,7 +7,7 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Api, Problem, read, volumes};
+use super::{Api, Problem, fsck, read, volumes};
 use crate::config::{self, Parsed, SourceFile};
 use crate::model::fault::Fault;
 use crate::model::{PoolName, VolumeName};
@@ -85,6 +85,8 @@ pub(super) fn router(api: Api) -> Router {
         .route("/v1/quarantine/restore", post(restore))
         .route("/v1/quarantine/purge", post(purge))
         .route("/v1/orphans/purge", post(purge_orphan))
+        .route("/v1/fsck", get(fsck::look))
+        .route("/v1/fsck/repair", post(fsck::repair))
         .route("/v1/inject", post(inject))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .fallback(read::nothing)

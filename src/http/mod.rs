@@ -4,6 +4,7 @@
 //! the commands, which the reconciler runs beside its loop. Must never change anything by itself. Start with [`Api`].
 
 mod admin;
+mod fsck;
 mod page;
 mod read;
 mod volumes;
@@ -25,6 +26,7 @@ pub use admin::{
     ApproveRequest, InjectRequest, OrphanRequest, PlanRequest, PurgeRequest, RestoreRequest,
 };
 
+pub use fsck::site_of;
 pub use volumes::ScrubBody;
 
 use crate::engine::Engine;
