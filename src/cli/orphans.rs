@@ -76,6 +76,7 @@ mod tests {
             size_bytes: 1 << 20,
             pools: vec!["a".parse().unwrap()],
             allocated_bytes: 4096,
+            applied: None,
         };
         assert_eq!(
             list(&[orphan]),

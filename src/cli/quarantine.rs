@@ -98,6 +98,7 @@ mod tests {
             purge_at: purge_at.map(str::to_owned),
             pools: vec!["a".parse().unwrap(), "b".parse().unwrap()],
             allocated_bytes: 4096,
+            applied: None,
         };
         let entries = [
             entry("db@1", None),

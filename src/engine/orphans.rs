@@ -13,7 +13,7 @@ use crate::io::clock::wall;
 use crate::model::observed::{Problem, Stray};
 use crate::model::{PoolName, ReplicaId, VolumeId, VolumeName};
 use crate::pool::{FoundReplica, Place};
-use crate::replica::{Label, MemberState};
+use crate::replica::MemberState;
 use crate::units::Bytes;
 
 impl Engine {
@@ -29,14 +29,14 @@ impl Engine {
             let children = &live.status.borrow().children;
             members.extend(children.iter().filter_map(|child| child.replica));
         }
-        let mut newest: BTreeMap<VolumeId, &Label> = BTreeMap::new();
-        for label in files.iter().filter_map(|(_, found)| found.label.as_ref()) {
-            let known = newest.entry(label.volume).or_insert(label);
-            if label.generation > known.generation {
-                *known = label;
-            }
+        // Labels of one generation may differ in who is a member: then all that they name are.
+        let labels = || files.iter().filter_map(|(_, found)| found.label.as_ref());
+        let mut newest: BTreeMap<VolumeId, u64> = BTreeMap::new();
+        for label in labels() {
+            let known = newest.entry(label.volume).or_default();
+            *known = label.generation.max(*known);
         }
-        for label in newest.values() {
+        for label in labels().filter(|label| newest.get(&label.volume) == Some(&label.generation)) {
             let current = label.members.iter();
             let current = current.filter(|member| member.state != MemberState::Removed);
             members.extend(current.map(|member| member.replica));
@@ -97,20 +97,21 @@ impl Engine {
         let _claim = self.claim(owner).await;
         self.open_one(&pool)?.delete(replica, owner).await?;
         tracing::info!(%pool, %replica, "a stray replica was purged");
+        self.look_into(&pool).await?;
         for (creation, record) in self.shared.store.creations() {
             let is_its = record.replicas.iter().any(|(_, other)| *other == replica);
             if is_its && record.left.is_some() && !self.has_any_of(&record.replicas) {
                 self.shared.store.end_creation(creation).await?;
             }
         }
-        self.look_into(&pool).await
+        Ok(())
     }
 
     fn has_any_of(&self, replicas: &[(PoolName, ReplicaId)]) -> bool {
         let pools = self.pools();
         replicas.iter().any(|(pool, replica)| {
             let entry = pools.get(pool);
-            entry.is_some_and(|entry| entry.found.of_replica(*replica).count() > 1)
+            entry.is_none_or(|entry| entry.found.of_replica(*replica).next().is_some())
         })
     }
 

@@ -80,6 +80,7 @@ impl Engine {
         let looked = self.look_into(name).await;
         self.pool_came(name);
         self.collect_unfinished();
+        self.collect_purged();
         looked
     }
 

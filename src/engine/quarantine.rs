@@ -116,6 +116,7 @@ impl Engine {
             // Purged, or brought back by somebody else, while this waited for its claim.
             return Err(no_such_entry(entry));
         }
+        self.note_purge(id, false).await?;
         for (pool, quarantined) in quarantined {
             self.open_one(&pool)?.restore(quarantined).await?;
             self.look_into(&pool).await?;
@@ -151,11 +152,19 @@ impl Engine {
                  that follows it"
             )));
         }
+        self.note_purge(id, true).await?;
         for (pool, quarantined) in self.quarantined(id) {
             kill_point();
             self.open_one(&pool)?.purge(quarantined).await?;
             self.look_into(&pool).await?;
         }
+        self.forget_purged(id).await?;
+        tracing::info!(%id, %entry, "purged");
+        Ok(())
+    }
+
+    /// Forgets a volume of which a purge has left nothing.
+    async fn forget_purged(&self, id: VolumeId) -> Result<(), EngineError> {
         // A replica in a pool that is not open keeps the books: it is still there.
         let recorded = self.shared.store.volume(id).unwrap_or_default();
         let all_seen = recorded
@@ -176,8 +185,39 @@ impl Engine {
             kill_point();
             self.witness_names().remove(&id);
         }
-        tracing::info!(%id, %entry, "purged");
         Ok(())
+    }
+
+    /// Notes that a purge begins, so that one that a crash cuts short is known for what it is; or that it is not wanted
+    /// any more.
+    async fn note_purge(&self, id: VolumeId, purging: bool) -> Result<(), EngineError> {
+        let record = self.shared.store.volume(id).unwrap_or_default();
+        if record.purging == purging {
+            return Ok(());
+        }
+        let record = VolumeRecord { purging, ..record };
+        Ok(self.shared.store.set_volume(id, record).await?)
+    }
+
+    /// Forgets, in the background, every volume of which a purge that was cut short has left nothing.
+    pub(super) fn collect_purged(&self) {
+        let volumes = self.shared.store.volumes();
+        for (id, _) in volumes.into_iter().filter(|(_, record)| record.purging) {
+            let engine = self.clone();
+            tokio::spawn(async move {
+                let _claim = engine.claim(id).await;
+                // One that is closed may have a file of it.
+                if engine.all_pools_of(id).await.is_err() {
+                    return;
+                }
+                match engine.forget_purged(id).await {
+                    Ok(()) => {
+                        tracing::info!(volume = %id, "looked after a purge that was cut short")
+                    }
+                    Err(error) => tracing::warn!(volume = %id, %error, "could not be forgotten"),
+                }
+            });
+        }
     }
 
     /// What was last applied about a volume's removal.

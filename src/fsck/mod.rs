@@ -27,8 +27,6 @@ use crate::state::{self, Contents, WitnessFound};
 pub struct Site {
     /// Directory pools of this node, with their paths.
     pub pools: Vec<(PoolName, PathBuf)>,
-    /// Memory pools of this node.
-    pub memory_pools: BTreeSet<PoolName>,
     /// Volumes that the files declare for this node; none when the files can't be read.
     pub declared: Option<BTreeSet<VolumeName>>,
     /// The state folder.

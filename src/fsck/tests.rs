@@ -74,7 +74,6 @@ impl Node {
     fn examine(&self) -> Report {
         let site = Site {
             pools: vec![("a".parse().unwrap(), self.path("a"))],
-            memory_pools: BTreeSet::new(),
             declared: Some(self.declared.clone()),
             state_dir: self.path("state"),
             runtime_dir: self.path("run"),

@@ -223,6 +223,17 @@ fn lost(facts: &Facts, volumes: &BTreeMap<VolumeId, Vec<Copy<'_>>>, report: &mut
         if volumes.contains_key(&id) || unusable.contains(&id) || facts.is_live(id) {
             continue;
         }
+        let database = facts.database.as_ref().ok();
+        let known = database.and_then(|database| database.volumes.get(&id));
+        if known.is_some_and(|known| known.purging) {
+            report.add(
+                Severity::Warning,
+                (format!("volume.{}", record.name), "PurgeUnfinished"),
+                format!("{id} was purged, but not everything about it was forgotten"),
+                Repair::Daemon("it is forgotten at the next start".to_owned()),
+            );
+            continue;
+        }
         report.add(
             Severity::Error,
             (format!("volume.{}", record.name), "DataMissing"),

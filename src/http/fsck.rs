@@ -28,11 +28,21 @@ async fn examine(api: &Api, repairs: bool) -> Result<Report, Problem> {
     let engine =
         engine.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "there are no volumes here"))?;
     let (path, node) = (api.config.clone(), api.node.clone());
+    let pools = engine.observe().await.pools;
     // It reads all labels there are, and that can block.
     let examined = tokio::task::spawn_blocking(move || {
         let loaded = config::load(&path, &node);
         let desired = loaded.result.as_ref().ok().map(|(desired, _)| desired);
-        let mut report = fsck::examine(site(&engine, desired), Ok(engine.database()));
+        let mut site = site(&engine, desired);
+        // Those that it has open, whatever the files on disk say by now.
+        let directories = pools
+            .into_iter()
+            .filter_map(|(name, pool)| match pool.spec.backing {
+                PoolBacking::Directory(path) => Some((name, path)),
+                PoolBacking::Memory(_) => None,
+            });
+        site.pools = directories.collect();
+        let mut report = fsck::examine(site, Ok(engine.database()));
         if repairs {
             fsck::repair(&mut report);
         }
@@ -57,7 +67,6 @@ fn site(engine: &Engine, desired: Option<&DesiredState>) -> Site {
 pub fn site_of(desired: Option<&DesiredState>, state_dir: PathBuf, runtime_dir: PathBuf) -> Site {
     let mut site = Site {
         pools: Vec::new(),
-        memory_pools: Default::default(),
         declared: None,
         state_dir,
         runtime_dir,
@@ -68,9 +77,9 @@ pub fn site_of(desired: Option<&DesiredState>, state_dir: PathBuf, runtime_dir: 
     let Some(desired) = desired else { return site };
     let is_here = |node: &NodeName| *node == desired.this_node;
     for (name, spec) in desired.pools.iter().filter(|(_, spec)| is_here(&spec.node)) {
-        match &spec.backing {
-            PoolBacking::Directory(path) => site.pools.push((name.clone(), path.clone())),
-            PoolBacking::Memory(_) => drop(site.memory_pools.insert(name.clone())),
+        // Memory leaves nothing that could be looked at.
+        if let PoolBacking::Directory(path) = &spec.backing {
+            site.pools.push((name.clone(), path.clone()));
         }
     }
     let volumes = desired

@@ -91,6 +91,7 @@ fn status() -> NodeStatus {
         allocated_bytes: 1,
         committed_bytes: 2,
         available_bytes: 3,
+        spec: None,
         conditions: Vec::new(),
     };
     let ready = Condition {
@@ -118,6 +119,10 @@ fn status() -> NodeStatus {
             unresolved_bytes: 65536,
         }),
         scrub: None,
+        serving: true,
+        uuids: Vec::new(),
+        applied: None,
+        exported: None,
         conditions: vec![ready],
     };
     let entry = QuarantineEntry {
@@ -128,6 +133,7 @@ fn status() -> NodeStatus {
         purge_at: None,
         pools: Vec::new(),
         allocated_bytes: 77,
+        applied: None,
     };
     let orphan = Orphan {
         id: None,
@@ -137,6 +143,7 @@ fn status() -> NodeStatus {
         size_bytes: 0,
         pools: Vec::new(),
         allocated_bytes: 78,
+        applied: None,
     };
     NodeStatus {
         generation: 1,

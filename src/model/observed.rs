@@ -1,13 +1,17 @@
-//! Reality at one moment, as the engine reports it and the planner reads it. Plain data, no serde, no behaviour.
+//! Reality at one moment, as the engine reports it and the planner reads it. Plain data, no behaviour.
+//! What a plan depends on is in `/v1/status` too, so that a plan can be made from a saved one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::fault::Fault;
 use super::policy::VolumePolicy;
 use super::spec::{BlockSize, ExportSpec, OnRemove, PoolSpec};
 use super::status::{ReplicaStatus, ScrubStatus};
+use super::time::milliseconds;
 use super::{PoolId, PoolName, ReplicaId, VolumeId, VolumeName};
 use crate::units::Bytes;
 
@@ -43,7 +47,8 @@ pub struct Stray {
 }
 
 /// Why something does not serve.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Problem {
     /// One CamelCase word that programs can match: a condition's reason.
     pub reason: String,
@@ -111,7 +116,8 @@ impl ObservedVolume {
 
 /// What is known of how a volume was made and what was last applied to it: from its labels and, where they don't say,
 /// from `state/`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct AppliedVolume {
     /// Size of its data.
     pub size: Bytes,
@@ -130,11 +136,13 @@ pub struct AppliedVolume {
 }
 
 /// What becomes of a volume's data once its table is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct RemovalPolicy {
     /// Kept until purged by hand, or purged when the quarantine is over.
     pub on_remove: OnRemove,
     /// How long the quarantine is.
+    #[serde(rename = "quarantineForMilliseconds", with = "milliseconds")]
     pub quarantine_for: Duration,
 }
 
@@ -148,7 +156,8 @@ impl Default for RemovalPolicy {
 }
 
 /// An export that exists.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ObservedExport {
     /// What it was made from, as given to the engine.
     pub spec: ExportSpec,

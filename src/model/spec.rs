@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::policy::{ForceStart, NodePolicy, VolumePolicy};
 use super::{NodeName, PoolName, VolumeId, VolumeName};
 use crate::units::Bytes;
@@ -35,7 +37,8 @@ pub struct NodeSpec {
 }
 
 /// A pool to be opened, and created when it does not exist yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct PoolSpec {
     /// The node that has it.
     pub node: NodeName,
@@ -46,7 +49,8 @@ pub struct PoolSpec {
 }
 
 /// What a pool's replicas are made of.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum PoolBacking {
     /// A directory on a filesystem, absolute; created when its parent exists.
     Directory(PathBuf),
@@ -88,7 +92,8 @@ pub struct VolumeSpec {
 }
 
 /// The logical block sizes that volund serves.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum BlockSize {
     /// 512 bytes.
     B512,
@@ -109,7 +114,8 @@ impl BlockSize {
 }
 
 /// How clients reach a volume.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum ExportSpec {
     /// Not at all.
     #[default]
@@ -135,7 +141,8 @@ pub enum ExportSpec {
 }
 
 /// What becomes of a removed volume's data after its quarantine.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum OnRemove {
     /// It stays until someone purges it by hand.
     #[default]

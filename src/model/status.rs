@@ -4,6 +4,8 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::observed::{AppliedVolume, ObservedExport};
+use super::spec::PoolSpec;
 use super::{PoolId, PoolName, ReplicaId, VolumeId, VolumeName};
 
 /// One statement about an object, in the form of a Kubernetes `metav1.Condition`.
@@ -83,6 +85,9 @@ pub struct PoolStatus {
     pub committed_bytes: u64,
     /// Bytes that can still be handed out, the reserve already taken off.
     pub available_bytes: u64,
+    /// What it was opened with.
+    #[serde(default)]
+    pub spec: Option<PoolSpec>,
     /// Statements about it; `Ready` is always there.
     pub conditions: Vec<Condition>,
 }
@@ -134,6 +139,18 @@ pub struct VolumeStatus {
     /// What comparing its copies has shown; none before the first time.
     #[serde(default)]
     pub scrub: Option<ScrubStatus>,
+    /// Whether it takes I/O.
+    #[serde(default)]
+    pub serving: bool,
+    /// Every id that labels of this name carry, when that is more than one.
+    #[serde(default)]
+    pub uuids: Vec<VolumeId>,
+    /// How it was made, and what was last applied to it; none before it exists.
+    #[serde(default)]
+    pub applied: Option<AppliedVolume>,
+    /// The export that exists.
+    #[serde(default)]
+    pub exported: Option<ObservedExport>,
     /// Statements about it; `Ready` is always there.
     pub conditions: Vec<Condition>,
 }
@@ -291,6 +308,9 @@ pub struct Orphan {
     pub pools: Vec<PoolName>,
     /// Bytes that it takes up.
     pub allocated_bytes: u64,
+    /// How the volume was made; none for a single file.
+    #[serde(default)]
+    pub applied: Option<AppliedVolume>,
 }
 
 /// Data of a removed volume that is still there.
@@ -311,4 +331,7 @@ pub struct QuarantineEntry {
     pub pools: Vec<PoolName>,
     /// Bytes that it takes up.
     pub allocated_bytes: u64,
+    /// How it was made, and what was last applied about its removal.
+    #[serde(default)]
+    pub applied: Option<AppliedVolume>,
 }

@@ -241,6 +241,13 @@ impl VolumeFacts<'_> {
             resolving: observed.and_then(resolving),
             resolved_bytes: observed.map_or(0, |volume| volume.resolved.get()),
             scrub: observed.and_then(|volume| volume.scrub.clone()),
+            serving: observed.is_some_and(|volume| volume.serving),
+            uuids: observed.map_or_else(Vec::new, |volume| match volume.ids.len() {
+                0 | 1 => Vec::new(),
+                _ => volume.ids.iter().copied().collect(),
+            }),
+            applied: observed.map(|volume| volume.applied.clone()),
+            exported: export.cloned(),
             conditions,
         }
     }
@@ -359,6 +366,7 @@ pub(super) fn pool_status(
         allocated_bytes: observed.map_or(0, |pool| pool.allocated.get()),
         committed_bytes: observed.map_or(0, |pool| pool.committed.get()),
         available_bytes: observed.map_or(0, |pool| pool.available.get()),
+        spec: spec.cloned(),
         conditions,
     }
 }
@@ -381,6 +389,7 @@ pub(super) fn quarantine(observed: &Observed) -> Vec<QuarantineEntry> {
             },
             pools: entry.applied.replicas.iter().cloned().collect(),
             allocated_bytes: entry.allocated.get(),
+            applied: Some(entry.applied.clone()),
         }
     });
     let mut entries: Vec<_> = entries.collect();
@@ -408,6 +417,7 @@ pub(super) fn orphans(plan: &Plan, observed: &Observed) -> Vec<Orphan> {
         size_bytes: 0,
         pools: vec![stray.pool.clone()],
         allocated_bytes: stray.allocated.get(),
+        applied: None,
     });
     volumes.chain(strays).collect()
 }
@@ -428,6 +438,7 @@ fn undeclared(name: &VolumeName, id: VolumeId, volume: &ObservedVolume) -> Orpha
             .map(|replica| replica.pool.clone())
             .collect(),
         allocated_bytes: replicas.map(|replica| replica.allocated_bytes).sum(),
+        applied: Some(volume.applied.clone()),
     }
 }
 

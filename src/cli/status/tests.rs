@@ -42,6 +42,10 @@ fn volume(name: &str, replicas: Vec<ReplicaStatus>, conditions: Vec<Condition>) 
         resolved_bytes: 131_072,
         resolving: None,
         scrub: None,
+        serving: true,
+        uuids: Vec::new(),
+        applied: None,
+        exported: None,
         conditions,
     }
 }
@@ -57,6 +61,7 @@ fn status() -> NodeStatus {
         allocated_bytes: 0,
         committed_bytes: 0,
         available_bytes: 0,
+        spec: None,
         conditions: vec![condition("Ready", Truth::True, "Online")],
     };
     let mirror = vec![

@@ -162,6 +162,7 @@ impl Planner<'_> {
                 spec: Box::new(spec),
                 creates: false,
             });
+            self.change_opened((name, &volume.applied), wanted, local, plan);
         } else if volume.applied.removal != policy {
             plan.push(VolumeAction::SetPolicy(policy));
         }
@@ -219,6 +220,9 @@ impl Planner<'_> {
             spec: Box::new(spec),
             creates: restored.is_none(),
         });
+        if let Some(entry) = restored {
+            self.change_opened((name, &entry.applied), wanted, local, plan);
+        }
         if wanted.export != ExportSpec::None {
             plan.push(export_action(wanted));
         }

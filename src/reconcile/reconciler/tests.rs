@@ -18,6 +18,7 @@ use crate::reconcile::plan::fixture::{Case, spec, volume_name};
 use crate::reconcile::step::{PoolAction, VolumeAction};
 use crate::units::Bytes;
 
+mod exactly;
 mod many;
 
 /// An engine that has everything in memory.
@@ -25,6 +26,8 @@ mod many;
 struct World {
     observed: Arc<Mutex<Observed>>,
     done: Arc<Mutex<Vec<String>>>,
+    /// The same, as it was asked for.
+    tasks: Arc<Mutex<Vec<Task>>>,
     /// Calls that contain this text fail.
     failing: Arc<Mutex<Option<String>>>,
     /// Calls about this volume wait for a permit.
@@ -38,6 +41,7 @@ impl World {
         Self {
             observed: Arc::default(),
             done: Arc::default(),
+            tasks: Arc::default(),
             failing: Arc::default(),
             hung: volume_name("hung"),
             gate: Arc::new(Semaphore::new(0)),
@@ -73,6 +77,7 @@ impl World {
                 message: "pool \"a\" is full".to_owned(),
             });
         }
+        lock(&self.tasks).push(task.clone());
         self.apply(task);
         Ok(())
     }
@@ -134,7 +139,10 @@ fn volume(spec: &VolumeSpec) -> ObservedVolume {
             thin: Some(spec.thin),
             replicas: spec.replicas.iter().cloned().collect(),
             members: spec.replicas.len(),
-            removal: RemovalPolicy::default(),
+            removal: RemovalPolicy {
+                on_remove: spec.on_remove,
+                quarantine_for: spec.quarantine_for,
+            },
             policy: spec.policy.clone(),
         },
         known: true,
@@ -199,10 +207,29 @@ fn apply_to_volume(observed: &mut Observed, name: &VolumeName, action: VolumeAct
             there.applied.members += 1;
             format!("add {pool} to {name}")
         }
-        VolumeAction::Rename { .. }
-        | VolumeAction::SetPolicy(_)
-        | VolumeAction::Grow { .. }
-        | VolumeAction::RemoveReplica { .. } => unreachable!("no test asks"),
+        VolumeAction::Rename { from } => {
+            let mut renamed = observed.volumes.remove(&from).expect("it is there");
+            (renamed.serving, renamed.export) = (false, None);
+            observed.volumes.insert(name.clone(), renamed);
+            format!("rename {from} to {name}")
+        }
+        VolumeAction::SetPolicy(policy) => {
+            let there = observed.volumes.get_mut(name).expect("it is there");
+            there.applied.removal = policy;
+            format!("set policy of {name}")
+        }
+        VolumeAction::Grow { size } => {
+            let there = observed.volumes.get_mut(name).expect("it is there");
+            there.applied.size = size;
+            format!("grow {name}")
+        }
+        VolumeAction::RemoveReplica { pool } => {
+            let there = observed.volumes.get_mut(name).expect("it is there");
+            there.applied.replicas.remove(&pool);
+            there.applied.members -= 1;
+            there.replicas.retain(|replica| replica.pool != pool);
+            format!("remove {pool} from {name}")
+        }
     }
 }
 
