@@ -5,6 +5,7 @@ pub mod config;
 pub mod daemon;
 pub mod engine;
 pub mod frontend;
+pub mod fsck;
 pub mod http;
 pub mod io;
 pub mod metrics;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use uuid::Uuid;
 
 use super::check::CheckArgs;
 use super::events::EventsArgs;
@@ -142,6 +143,9 @@ pub enum Command {
     /// Look after the data of removed volumes.
     #[command(subcommand)]
     Quarantine(QuarantineCommand),
+    /// Look after data on disk that nobody declares.
+    #[command(subcommand)]
+    Orphans(OrphansCommand),
     /// Break a replica on purpose, for tests and drills; needs `fault_injection` in `[danger_zone]`.
     Inject {
         /// The volume.
@@ -153,6 +157,12 @@ pub enum Command {
         #[arg(required = true, value_name = "FAULT")]
         faults: Vec<String>,
     },
+    /// Hold the state folder, labels, quarantine, links, sockets and devices against each other. Without a daemon, looks
+    /// itself, and keeps one from starting meanwhile.
+    Fsck(FsckArgs),
+    /// Look at a replica's file.
+    #[command(subcommand)]
+    Replica(ReplicaCommand),
     /// Let a plan go ahead that removes more volumes than `safety.max_removals`.
     Approve {
         /// The plan's id, as `volund plan` and `volund status` print it.
@@ -235,8 +245,12 @@ pub enum LogFormat {
 }
 
 /// Arguments of `volund plan`.
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct PlanArgs {
+    /// Plan against the running daemon, or against what `volund status --output json` printed: then no daemon is needed,
+    /// as in a CI job.
+    #[arg(long, value_name = "LIVE|STATE.json", default_value = "LIVE")]
+    pub against: PathBuf,
     /// Exit with 2 when there are changes, with 3 when one of them removes an export or data.
     #[arg(long)]
     pub detailed_exitcode: bool,
@@ -307,5 +321,46 @@ pub enum QuarantineCommand {
         /// Do not ask.
         #[arg(long)]
         yes: bool,
+    },
+}
+
+/// What to do with data on disk that nobody declares.
+#[derive(Clone, Debug, Subcommand)]
+pub enum OrphansCommand {
+    /// List it, with what may be done about each.
+    List,
+    /// Delete it for ever.
+    Purge {
+        /// The orphan's id, as `list` prints it.
+        id: Uuid,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// Arguments of `volund fsck`.
+#[derive(Clone, Debug, Args)]
+pub struct FsckArgs {
+    /// Do the safe part of the repair: remove dead sockets, dead links, and witnesses to which nothing was ever committed.
+    #[arg(long)]
+    pub repair: bool,
+    /// The daemon's folder for what must survive a restart.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "VOLUND_STATE_DIR",
+        default_value = "/var/lib/volund"
+    )]
+    pub state_dir: PathBuf,
+}
+
+/// What to do with a replica's file.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ReplicaCommand {
+    /// Print its label and a summary of its bitmaps. Only reads; the volume may be running.
+    Dump {
+        /// The file, or the device.
+        file: PathBuf,
     },
 }

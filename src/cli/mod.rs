@@ -1,7 +1,7 @@
 //! The command line: arguments, subcommands, what they print and how they exit.
 //!
 //! Each command is a file that turns its arguments into an [`Outcome`]; printing and exiting happen here, once.
-//! All commands but `run`, `check`, `schema`, `explain`, `doctor` and the generators ask the daemon over its admin
+//! All commands but `run`, `check`, `schema`, `explain`, `doctor`, `replica` and the generators ask the daemon over its admin
 //! socket ([`client`]). Start with [`args`].
 
 pub mod args;
@@ -10,9 +10,11 @@ mod client;
 mod doctor;
 mod events;
 pub mod explain;
+mod fsck;
 mod generate;
 mod inject;
 mod operations;
+mod orphans;
 mod plan;
 mod qemu_args;
 mod quarantine;
@@ -102,7 +104,7 @@ fn dispatch(cli: &Cli) -> Result<Outcome, CliError> {
         Command::Schema => Ok(explain::schema()),
         Command::Explain(args) => explain::run(args),
         Command::Run(args) => run::run(&cli.global, args),
-        Command::Plan(args) => plan::run(&cli.global, *args),
+        Command::Plan(args) => plan::run(&cli.global, args),
         Command::Status(args) => status::run(&cli.global, args),
         Command::Why { volume } => why::run(&cli.global, volume),
         Command::Events(args) => events::run(&cli.global, args),
@@ -115,6 +117,9 @@ fn dispatch(cli: &Cli) -> Result<Outcome, CliError> {
         Command::QemuArgs(args) => qemu_args::run(&cli.global, args),
         Command::Doctor => doctor::run(&cli.global),
         Command::Quarantine(command) => quarantine::run(&cli.global, command),
+        Command::Fsck(args) => fsck::run(&cli.global, args),
+        Command::Replica(command) => fsck::replica(&cli.global, command),
+        Command::Orphans(command) => orphans::run(&cli.global, command),
         Command::Inject {
             volume,
             pool,

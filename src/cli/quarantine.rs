@@ -72,7 +72,7 @@ fn restored(id: &str, name: &VolumeName, renamed: bool) -> String {
 }
 
 /// Asks on the terminal; without one, `--yes` must have been said.
-fn confirmed(id: &str) -> Result<bool, CliError> {
+pub(super) fn confirmed(id: &str) -> Result<bool, CliError> {
     if !std::io::stdin().is_terminal() {
         return Err(CliError::Failed(
             "to delete data without being asked, say --yes".to_owned(),
@@ -98,6 +98,7 @@ mod tests {
             purge_at: purge_at.map(str::to_owned),
             pools: vec!["a".parse().unwrap(), "b".parse().unwrap()],
             allocated_bytes: 4096,
+            applied: None,
         };
         let entries = [
             entry("db@1", None),

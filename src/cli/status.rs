@@ -147,6 +147,15 @@ fn human(status: &NodeStatus, now: SystemTime) -> String {
             Bytes(bytes)
         );
     }
+    if !status.orphans.is_empty() {
+        let bytes = status.orphans.iter().map(|orphan| orphan.allocated_bytes);
+        let _ = writeln!(
+            text,
+            "{} orphans that nobody declares, {}: `volund orphans list`",
+            status.orphans.len(),
+            Bytes(bytes.sum())
+        );
+    }
     text
 }
 

@@ -129,6 +129,24 @@ pub(super) fn exports(
     }
 }
 
+/// No two volumes may be the same data.
+pub(super) fn uuids(raw: &RawConfig, findings: &mut Findings) {
+    let mut taken = BTreeMap::new();
+    for (name, volume) in &raw.volumes {
+        let Some(At { value, at }) = volume.uuid.good() else {
+            continue;
+        };
+        if let Some((first, other)) = taken.insert(value, (name, at)) {
+            let message = format!("volumes `{first}` and `{name}` have the same uuid");
+            findings.push(
+                Diagnostic::error("E0219", at.clone(), message)
+                    .also(Spot::clone(other), "the other one")
+                    .help("two volumes can't be one: keep the key with the volume that the data is to be"),
+            );
+        }
+    }
+}
+
 fn effective_socket(name: &VolumeName, socket: Option<&PathBuf>) -> PathBuf {
     socket
         .cloned()

@@ -292,10 +292,18 @@ pub static ALL: &[Explanation] = &[
         "Make `initial_wait` shorter or `max_wait` longer.",
     ),
     code(
+        "E0219",
+        "two volumes have the same uuid",
+        "`uuid` says which data a volume is. Two volumes with the same one would be two names for the same blocks, and \
+         their clients would overwrite each other's data.",
+        "[volume.db]\nuuid = \"0197f0a4-5d3c-7c1e-9b1e-3f2d8a4c6e10\"\n[volume.web]\nuuid = \"0197f0a4-5d3c-7c1e-9b1e-3f2d8a4c6e10\"",
+        "Keep the key with the volume that the data is to be.",
+    ),
+    code(
         "E0301",
         "an immutable key was changed",
-        "The files say something else about an existing object than what it was made with: a volume's `block_size` or \
-         `thin`, a pool's `path`, `memory` or `node`. The old value stays in force and a condition says so.",
+        "The files say something else about an existing object than what it was made with: a volume's `block_size`, `thin` \
+         or `uuid`, a pool's `path`, `memory` or `node`. The old value stays in force and a condition says so.",
         "-block_size = 4096\n+block_size = 512",
         "Change it back. To really have the other value, make a new volume and copy the data.",
     ),

@@ -249,6 +249,15 @@ const QUARANTINE_FOR: Key = key(
 .meaning("How long removed data stays in quarantine before `on_remove = \"delete\"` purges it.")
 .sample("\"36h\"");
 
+const ON_CREATE_FAIL: Key = key("on_create_fail", Kind::WordOf(&["delete", "leave"]))
+    .default("`\"delete\"`")
+    .change(LIVE)
+    .meaning(
+        "What becomes of the files of a creation that failed half way: deleted before the next attempt, or left for \
+         inspection, and then nothing is attempted until this says `delete`.",
+    )
+    .sample("\"leave\"");
+
 static VOLUME: &[Key] = &[
     key("size", Kind::Size { min: SIZE_UNIT, unit: SIZE_UNIT })
         .default("required")
@@ -293,6 +302,15 @@ static VOLUME: &[Key] = &[
         .sample("true"),
     ON_REMOVE,
     QUARANTINE_FOR,
+    ON_CREATE_FAIL,
+    key("uuid", Kind::Uuid)
+        .default("from the replicas' labels")
+        .change(IMMUTABLE)
+        .meaning(
+            "The data that this volume is, whatever name it carries: adopts replicas that nobody declares. Nothing is ever \
+             created under it.",
+        )
+        .sample("\"0197f0a4-5d3c-7c1e-9b1e-3f2d8a4c6e10\""),
     key("renamed_from", Kind::Name(Object::Volume))
         .default("none")
         .change(LIVE)
@@ -371,6 +389,7 @@ static DEFAULTS_VOLUME: &[Key] = &[
     BLOCK_SIZE,
     ON_REMOVE,
     QUARANTINE_FOR,
+    ON_CREATE_FAIL,
     nexus::IO_TIMEOUT,
     nexus::DEGRADED_WAIT,
     nexus::COMMIT_TIMEOUT,

@@ -33,6 +33,7 @@ pub(crate) fn resolve(
     clash::pool_paths(raw, &pools, resolver.findings);
     clash::exports(raw, &volumes, resolver.findings);
     clash::renames(raw, resolver.findings);
+    clash::uuids(raw, resolver.findings);
     let policy = policy::node(raw, &resolver.home, resolver.findings);
     let Resolver { home, findings, .. } = resolver;
     if findings.has_errors() {

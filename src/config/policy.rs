@@ -7,7 +7,7 @@ use super::keys;
 use super::raw::{RawConfig, RawForceStart, RawPolicy, checked_name};
 use super::shape::{At, Field};
 use crate::model::policy::{ForceStart, NodePolicy, RetryPolicy, VolumePolicy};
-use crate::model::spec::{BlockSize, OnRemove};
+use crate::model::spec::{BlockSize, OnCreateFail, OnRemove};
 use crate::model::{NodeName, PoolName, ReplicaId, VolumeName};
 
 /// What is decided when a volume is made or removed: its own words, else the defaults', else the built-in ones.
@@ -16,6 +16,7 @@ pub(super) struct Kept {
     pub(super) block_size: BlockSize,
     pub(super) on_remove: OnRemove,
     pub(super) quarantine_for: Duration,
+    pub(super) on_create_fail: OnCreateFail,
 }
 
 impl Kept {
@@ -32,6 +33,10 @@ impl Kept {
             },
             quarantine_for: either(&own.quarantine_for, &defaults.quarantine_for)
                 .unwrap_or(Duration::from_secs(keys::QUARANTINE_SECONDS)),
+            on_create_fail: match either(&own.on_create_fail, &defaults.on_create_fail).as_deref() {
+                Some("leave") => OnCreateFail::Leave,
+                _ => OnCreateFail::Delete,
+            },
         }
     }
 }

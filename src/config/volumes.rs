@@ -9,7 +9,7 @@ use super::policy::{self, Kept};
 use super::raw::{RawVolume, checked_name};
 use super::shape::{At, Field};
 use crate::model::spec::{ExportSpec, PoolBacking, PoolSpec, VolumeSpec};
-use crate::model::{NodeName, PoolName, VolumeName};
+use crate::model::{NodeName, PoolName, VolumeId, VolumeName};
 use crate::units::{Bytes, MIB};
 
 /// Bytes that a replica has before its data (spec section 9).
@@ -68,6 +68,11 @@ impl Resolver<'_> {
             export: export?,
             on_remove: spec.on_remove,
             quarantine_for: spec.quarantine_for,
+            on_create_fail: spec.on_create_fail,
+            uuid: volume
+                .uuid
+                .good()
+                .map(|uuid| VolumeId::from_uuid(uuid.value)),
             renamed_from: volume
                 .renamed_from
                 .good()

@@ -97,7 +97,7 @@ impl Engine {
 
     async fn bring_up(&self, name: &VolumeName, spec: &VolumeSpec) -> Result<(), EngineError> {
         let mut gathered = self.gather(name, &spec.replicas).await;
-        if self.clear_unfinished(name).await? {
+        if self.clear_unfinished(name, spec.on_create_fail).await? {
             gathered = self.gather(name, &spec.replicas).await;
         }
         let ids: Vec<VolumeId> = self.ids_of(name, &gathered).into_iter().collect();

@@ -6,8 +6,9 @@ use super::assemble::{Bring, Brought, Starter, file_of, nexus_spec, replica_len}
 use super::engine::Engine;
 use super::error::EngineError;
 use super::live::Books;
+use crate::io::planted::kill_point;
 use crate::model::observed::{AppliedVolume, RemovalPolicy};
-use crate::model::spec::VolumeSpec;
+use crate::model::spec::{OnCreateFail, VolumeSpec};
 use crate::model::{PoolName, ReplicaId, VolumeId, VolumeName};
 use crate::pool::{Discarded, Opened};
 use crate::state::Creation;
@@ -34,20 +35,28 @@ impl Engine {
             let creation = Creation {
                 name: name.clone(),
                 replicas: replicas.clone(),
+                left: None,
             };
             self.shared.store.begin_creation(id, creation).await?;
         }
+        kill_point();
         let made = self.make((name, id), spec, &replicas, is_memory_only).await;
+        kill_point();
         if let Err(error) = made {
             tracing::warn!(volume = %name, %error, "could not be created");
+            if spec.on_create_fail == OnCreateFail::Leave && !is_memory_only {
+                return Err(self.leave_creation(name, (id, replicas), &error).await?);
+            }
             self.undo_creation(id, &replicas).await?;
             return Err(error);
         }
         self.remember(id, spec, Some(replicas.iter().cloned().collect()))
             .await?;
+        kill_point();
         if !is_memory_only {
             self.shared.store.end_creation(id).await?;
         }
+        kill_point();
         for (pool, replica) in &replicas {
             self.look_at(pool, *replica).await?;
         }
@@ -67,6 +76,7 @@ impl Engine {
         for (pool, replica) in replicas {
             let handle = self.open_one(pool)?;
             handle.create(*replica, len, spec.thin).await?;
+            kill_point();
             let what = match handle.open(*replica, NEW_FILE_PATIENCE).await? {
                 Opened::File(file) => Brought::File(file),
                 Opened::Memory { size } => Brought::Memory(size),
@@ -91,6 +101,7 @@ impl Engine {
             true => None,
             false => Some(self.new_witness(id).await?),
         };
+        kill_point();
         let files = brought.iter().filter_map(file_of).collect();
         let starter = Starter {
             spec: nexus_spec(name, id, &applied, None),
@@ -119,6 +130,23 @@ impl Engine {
         Ok(())
     }
 
+    /// Notes that the files of a failed creation stay as they are. Answers what to tell about it.
+    async fn leave_creation(
+        &self,
+        name: &VolumeName,
+        (id, replicas): (VolumeId, Vec<(PoolName, ReplicaId)>),
+        error: &EngineError,
+    ) -> Result<EngineError, EngineError> {
+        let creation = Creation {
+            name: name.clone(),
+            replicas,
+            left: Some(error.to_string()),
+        };
+        let left = creation_left(&creation, error.reason());
+        self.shared.store.begin_creation(id, creation).await?;
+        Ok(left)
+    }
+
     /// Takes back a creation whose volume nobody has ever been shown.
     async fn undo_creation(
         &self,
@@ -135,8 +163,15 @@ impl Engine {
         Ok(self.shared.store.end_creation(id).await?)
     }
 
-    /// Ends creations of `name` that a crash cut short. Returns whether there were any.
-    pub(super) async fn clear_unfinished(&self, name: &VolumeName) -> Result<bool, EngineError> {
+    /// Ends creations of `name` that a crash cut short, or that failed. Returns whether there were any.
+    ///
+    /// # Errors
+    /// `CreationLeft` when one failed and its files are to stay.
+    pub(super) async fn clear_unfinished(
+        &self,
+        name: &VolumeName,
+        on_create_fail: OnCreateFail,
+    ) -> Result<bool, EngineError> {
         let unfinished = self.shared.store.creations_of(name);
         for (id, creation) in &unfinished {
             // The witness commit is the creation's last step: with it, the volume exists and only the journal is late.
@@ -144,6 +179,8 @@ impl Engine {
                 // It may have got another name since.
                 self.witness_names().insert(*id, record.name);
                 self.shared.store.end_creation(*id).await?;
+            } else if creation.left.is_some() && on_create_fail == OnCreateFail::Leave {
+                return Err(creation_left(creation, "CreationLeft"));
             } else {
                 tracing::warn!(volume = %name, %id, "clearing away a creation that was cut short");
                 self.undo_creation(*id, &creation.replicas).await?;
@@ -151,4 +188,53 @@ impl Engine {
         }
         Ok(!unfinished.is_empty())
     }
+
+    /// Clears away, in the background, every creation that a crash cut short and whose pools are all open: whether or not
+    /// anybody asks for its volume again.
+    pub(super) fn collect_unfinished(&self) {
+        for (id, creation) in self.shared.store.creations() {
+            let mut pools = creation.replicas.iter().map(|(pool, _)| pool);
+            if creation.left.is_some() || !pools.all(|pool| self.open_one(pool).is_ok()) {
+                continue;
+            }
+            let engine = self.clone();
+            tokio::spawn(async move {
+                // Whoever is making that volume right now has its turn, and none of its creations is unfinished then.
+                let _turn = engine.turn(&creation.name).await;
+                if !engine.shared.store.has_creation(id) || engine.live(&creation.name).is_some() {
+                    return;
+                }
+                let cleared = engine.clear_unfinished(&creation.name, OnCreateFail::Leave);
+                if let Err(error) = cleared.await {
+                    tracing::warn!(volume = %creation.name, %id, %error, "what a crash left could not be cleared away");
+                }
+                engine.look_into_all(&creation).await;
+            });
+        }
+    }
+
+    /// What is left of a creation is shown as it is now.
+    async fn look_into_all(&self, creation: &Creation) {
+        for (pool, _) in &creation.replicas {
+            if let Err(error) = self.look_into(pool).await {
+                tracing::warn!(%pool, %error, "could not be looked into");
+            }
+        }
+    }
+}
+
+/// What there is to say of a creation whose files stay.
+fn creation_left(creation: &Creation, reason: &str) -> EngineError {
+    let places = creation.replicas.iter();
+    let places = places.map(|(pool, replica)| format!("{replica} in pool \"{pool}\""));
+    let places = places.collect::<Vec<_>>().join(", ");
+    let why = creation.left.as_deref().unwrap_or("a crash");
+    EngineError::new(
+        reason,
+        format!(
+            "the creation of volume \"{}\" failed: {why}; what there is of it is left for inspection ({places}), and nothing \
+             is attempted before it has on_create_fail = \"delete\"",
+            creation.name
+        ),
+    )
 }

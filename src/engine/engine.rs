@@ -1,6 +1,6 @@
 //! [`Engine`]: the handle, its start and its end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,7 +20,7 @@ use crate::io::ReactorHandle;
 use crate::model::observed::Problem;
 use crate::model::policy::NodePolicy;
 use crate::model::{Polling, PoolName, VolumeId, VolumeName};
-use crate::state::{StateDir, Store};
+use crate::state::{Contents, StateDir, Store};
 
 /// How long a volume may take to stop when the daemon ends, clients included: less than systemd waits (90 s).
 const STOP_MAX: Duration = Duration::from_secs(60);
@@ -152,6 +152,29 @@ impl Engine {
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.shared.changes.subscribe()
+    }
+
+    /// What the node's database holds.
+    #[must_use]
+    pub fn database(&self) -> Contents {
+        self.shared.store.contents()
+    }
+
+    /// The folder of what must survive a restart, and that of sockets.
+    #[must_use]
+    pub fn folders(&self) -> (PathBuf, PathBuf) {
+        let state = self.shared.state.path().to_owned();
+        (state, self.shared.config.runtime_dir.clone())
+    }
+
+    /// The volumes that run, parked ones included.
+    #[must_use]
+    pub fn served(&self) -> BTreeSet<VolumeId> {
+        let running: BTreeSet<_> = self.volumes().values().map(|live| live.id).collect();
+        running
+            .into_iter()
+            .chain(self.parked().keys().copied())
+            .collect()
     }
 
     pub(super) fn touch(&self) {

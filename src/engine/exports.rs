@@ -12,6 +12,7 @@ use super::live::{self, Live};
 use crate::frontend::ublk::{UblkExport, UblkParams};
 use crate::frontend::vhost_user::{ExportConfig, VhostUserExport, VolumeOnReactor};
 use crate::io::Local;
+use crate::io::planted::kill_point;
 use crate::model::observed::{ObservedExport, Problem};
 use crate::model::spec::ExportSpec;
 use crate::model::{VolumeId, VolumeName};
@@ -158,6 +159,7 @@ impl Engine {
             }
             self.end_export(&live, &mut current).await?;
         }
+        kill_point();
         self.set_read_only(&live, read_only).await?;
         let kind = match export {
             ExportSpec::None => return Ok(()),
@@ -191,6 +193,7 @@ impl Engine {
             read_only,
             kind,
         };
+        kill_point();
         let address = made.observe().await.address;
         tracing::info!(volume = %name, %address, "exported");
         *current = Some(made);

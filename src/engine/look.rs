@@ -120,6 +120,7 @@ impl Engine {
             entry.problem = looked.as_ref().err().map(EngineError::problem);
             if let Ok((listing, survey)) = looked {
                 entry.found = Found::new(listing.replicas);
+                entry.strangers = listing.strangers;
                 entry.capacity = survey.capacity;
             }
         }

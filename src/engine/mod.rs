@@ -28,6 +28,7 @@ mod live;
 mod look;
 mod members;
 mod observe;
+mod orphans;
 mod outlook;
 mod permits;
 mod pools;

@@ -57,6 +57,7 @@ impl Engine {
             pools: self.observe_pools(),
             volumes,
             quarantine: self.observe_quarantine(&files),
+            strays: self.observe_strays(&files, &lives),
         }
     }
 
@@ -105,6 +106,7 @@ impl Engine {
         ObservedVolume {
             ids: BTreeSet::from([live.id]),
             applied,
+            known: true,
             serving: !matches!(status.health, Health::Stopped),
             problem: problem_of(&status),
             export: live.observe_export(deadline).await,
@@ -220,6 +222,7 @@ impl Engine {
         Some(ObservedVolume {
             ids: BTreeSet::from([id]),
             applied: self.applied_of(id, newest, its.map(|(pool, _)| pool)),
+            known: self.shared.store.volume(id).is_some() || self.witness_names().contains_key(&id),
             serving: false,
             problem: self.problems().get(name).cloned(),
             export: None,

@@ -1,6 +1,6 @@
 //! Opening and closing pools, and what was last seen in them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::engine::Engine;
@@ -30,6 +30,8 @@ pub(super) struct PoolEntry {
     pub(super) capacity: Capacity,
     /// As last seen.
     pub(super) found: Found,
+    /// Files that are not named like replicas, as last seen.
+    pub(super) strangers: Vec<PathBuf>,
     /// No other entry has the same.
     pub(super) looks: Arc<Looks>,
 }
@@ -72,6 +74,7 @@ impl Engine {
             is_known: false,
             capacity: Capacity::default(),
             found: Found::default(),
+            strangers: Vec::new(),
             looks: Arc::default(),
         };
         self.pools().insert(name.clone(), entry);
@@ -79,6 +82,8 @@ impl Engine {
         result?;
         let looked = self.look_into(name).await;
         self.pool_came(name);
+        self.collect_unfinished();
+        self.collect_purged();
         looked
     }
 

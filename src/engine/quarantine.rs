@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::engine::{Engine, Parked};
 use super::error::EngineError;
 use crate::io::clock::wall;
+use crate::io::planted::kill_point;
 use crate::model::observed::RemovalPolicy;
 use crate::model::spec::OnRemove;
 use crate::model::{PoolName, VolumeId, VolumeName};
@@ -46,7 +47,9 @@ impl Engine {
                 self.touch();
                 return Ok(entry);
             }
+            kill_point();
             live.stop().await?;
+            kill_point();
             self.volumes().remove(name);
         }
         self.problems().remove(name);
@@ -56,7 +59,7 @@ impl Engine {
         self.quarantine_files(name, id, removed_at).await
     }
 
-    async fn quarantine_files(
+    pub(super) async fn quarantine_files(
         &self,
         name: &VolumeName,
         id: VolumeId,
@@ -75,7 +78,9 @@ impl Engine {
             };
             let to = QuarantineName::new(name.clone(), id, replica, removed_at);
             entry = Some(to.id());
+            kill_point();
             self.open_one(&pool)?.quarantine(to).await?;
+            kill_point();
             self.look_into(&pool).await?;
         }
         let entry = entry.ok_or_else(|| super::assemble::no_such_volume(name))?;
@@ -111,6 +116,7 @@ impl Engine {
             // Purged, or brought back by somebody else, while this waited for its claim.
             return Err(no_such_entry(entry));
         }
+        self.note_purge(id, false).await?;
         for (pool, quarantined) in quarantined {
             self.open_one(&pool)?.restore(quarantined).await?;
             self.look_into(&pool).await?;
@@ -146,10 +152,19 @@ impl Engine {
                  that follows it"
             )));
         }
+        self.note_purge(id, true).await?;
         for (pool, quarantined) in self.quarantined(id) {
+            kill_point();
             self.open_one(&pool)?.purge(quarantined).await?;
             self.look_into(&pool).await?;
         }
+        self.forget_purged(id).await?;
+        tracing::info!(%id, %entry, "purged");
+        Ok(())
+    }
+
+    /// Forgets a volume of which a purge has left nothing.
+    async fn forget_purged(&self, id: VolumeId) -> Result<(), EngineError> {
         // A replica in a pool that is not open keeps the books: it is still there.
         let recorded = self.shared.store.volume(id).unwrap_or_default();
         let all_seen = recorded
@@ -162,13 +177,47 @@ impl Engine {
                     self.open_one(&pool)?.discard_creation(replica).await?;
                 }
             }
+            kill_point();
             self.shared.state.remove_witness(id)?;
+            kill_point();
             self.shared.store.remove_volume(id).await?;
             self.shared.store.remove_history(id).await?;
+            kill_point();
             self.witness_names().remove(&id);
         }
-        tracing::info!(%id, %entry, "purged");
         Ok(())
+    }
+
+    /// Notes that a purge begins, so that one that a crash cuts short is known for what it is; or that it is not wanted
+    /// any more.
+    async fn note_purge(&self, id: VolumeId, purging: bool) -> Result<(), EngineError> {
+        let record = self.shared.store.volume(id).unwrap_or_default();
+        if record.purging == purging {
+            return Ok(());
+        }
+        let record = VolumeRecord { purging, ..record };
+        Ok(self.shared.store.set_volume(id, record).await?)
+    }
+
+    /// Forgets, in the background, every volume of which a purge that was cut short has left nothing.
+    pub(super) fn collect_purged(&self) {
+        let volumes = self.shared.store.volumes();
+        for (id, _) in volumes.into_iter().filter(|(_, record)| record.purging) {
+            let engine = self.clone();
+            tokio::spawn(async move {
+                let _claim = engine.claim(id).await;
+                // One that is closed may have a file of it.
+                if engine.all_pools_of(id).await.is_err() {
+                    return;
+                }
+                match engine.forget_purged(id).await {
+                    Ok(()) => {
+                        tracing::info!(volume = %id, "looked after a purge that was cut short")
+                    }
+                    Err(error) => tracing::warn!(volume = %id, %error, "could not be forgotten"),
+                }
+            });
+        }
     }
 
     /// What was last applied about a volume's removal.

@@ -15,6 +15,7 @@ use crate::units::{Bytes, MIB};
 use crate::volume::Request;
 
 mod identity;
+mod lifecycle;
 mod many;
 mod members;
 mod why;
@@ -89,6 +90,8 @@ fn spec(pools: &[&str]) -> VolumeSpec {
         export: ExportSpec::None,
         on_remove: OnRemove::Retain,
         quarantine_for: Duration::from_secs(60),
+        on_create_fail: Default::default(),
+        uuid: None,
         renamed_from: None,
         policy: VolumePolicy {
             degraded_wait: Duration::from_millis(300),
@@ -346,6 +349,7 @@ fn a_creation_that_was_cut_short_is_cleared_away_and_done_again() {
         let creation = Creation {
             name: volume("db"),
             replicas: vec![(pool("a"), half), (pool("b"), missing)],
+            left: None,
         };
         let id = crate::model::VolumeId::generate();
         engine

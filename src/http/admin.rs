@@ -9,6 +9,7 @@ use axum::extract::{Request, State};
 use axum::http::header;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use super::Api;
 use super::peer::Peer;
@@ -66,6 +67,14 @@ pub struct RestoreRequest {
 pub struct PurgeRequest {
     /// The entry's id.
     pub id: String,
+}
+
+/// Body of `POST /v1/orphans/purge`.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+pub struct OrphanRequest {
+    /// The orphan's id.
+    #[schema(value_type = String, format = "uuid")]
+    pub id: Uuid,
 }
 
 /// Body of `POST /v1/inject`.
@@ -253,6 +262,25 @@ pub(super) async fn purge(
     let purged = command(&api, peer, named, Some(()), purge).await;
     Ok(Json(purged.map_err(|refusal| {
         Problem::refused(refusal, Code::NoSuchEntry)
+    })?))
+}
+
+/// Delete data for ever that nobody declares
+#[utoipa::path(post, path = "/v1/orphans/purge", tag = "commands", request_body = OrphanRequest,
+    responses(
+        (status = 200, description = "It is gone"),
+        (status = "default", description = "What is wrong", body = Problem)))]
+pub(super) async fn purge_orphan(
+    State(api): State<Api>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Body(OrphanRequest { id }): Body<OrphanRequest>,
+) -> Result<Json<()>, Problem> {
+    let named = Named::purge_orphan(id);
+    let handle = api.reconcile.clone();
+    let purge = async move { handle.purge_orphan(id).await };
+    let purged = command(&api, peer, named, Some(()), purge).await;
+    Ok(Json(purged.map_err(|refusal| {
+        Problem::refused(refusal, Code::NoSuchOrphan).help("`volund orphans` lists what there is")
     })?))
 }
 

@@ -6,6 +6,7 @@
 mod admin;
 mod declared;
 mod events;
+mod fsck;
 mod operations;
 mod page;
 mod peer;
@@ -26,9 +27,11 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, watch};
 
 pub use admin::{
-    ApproveRequest, InjectRequest, PlanRequest, PurgeRequest, RestoreRequest, Validation,
+    ApproveRequest, InjectRequest, OrphanRequest, PlanRequest, PurgeRequest, RestoreRequest,
+    Validation,
 };
 pub use events::Streams;
+pub use fsck::site_of;
 pub use problem::Problem;
 pub use token::Token;
 pub use volumes::{Device, ScrubBody, Scrubs};

@@ -52,6 +52,7 @@ codes! {
     NoSuchOperation = NOT_FOUND, "The journal has no operation of that number, or not any more.";
     NoSuchPlan = NOT_FOUND, "No plan of that id waits for approval.";
     NoSuchEntry = NOT_FOUND, "The quarantine has no entry of that id.";
+    NoSuchOrphan = NOT_FOUND, "No data of that id is without a declaration.";
     MethodNotAllowed = METHOD_NOT_ALLOWED, "The path exists, and not for this method.";
     DeclaredInFiles = METHOD_NOT_ALLOWED, "Volumes and pools are declared in files, and changed there only.";
     Conflict = CONFLICT, "It can't be done as things are.";

@@ -8,7 +8,7 @@ use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Api, admin, declared, events, operations, peer, problem, read, token, volumes};
+use super::{Api, admin, declared, events, fsck, operations, peer, problem, read, token, volumes};
 
 /// Largest question: a large installation's whole configuration, several times over.
 const BODY_BYTES_MAX: usize = 64 << 20;
@@ -42,6 +42,7 @@ fn questions() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(admin::plan_disk, admin::plan_files))
         .routes(routes!(admin::validate))
+        .routes(routes!(fsck::look))
 }
 
 /// What changes something: for those who may, on the admin socket.
@@ -51,6 +52,8 @@ fn commands() -> OpenApiRouter<Api> {
         .routes(routes!(admin::approve))
         .routes(routes!(admin::restore))
         .routes(routes!(admin::purge))
+        .routes(routes!(admin::purge_orphan))
+        .routes(routes!(fsck::repair))
         .routes(routes!(admin::inject))
         .routes(routes!(volumes::scrub))
 }

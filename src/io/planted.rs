@@ -15,3 +15,25 @@ pub(crate) fn is_planted(name: &str) -> bool {
 pub(crate) const fn is_planted(_: &str) -> bool {
     false
 }
+
+/// A place in the making or the removal of a volume at which a test kills the daemon. `VOLUND_KILL_AT=7` kills it at the
+/// seventh that it comes to, as `kill -9` does: nothing is flushed, nobody is told.
+#[cfg(feature = "mutants")]
+pub(crate) fn kill_point() {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static PASSED: AtomicU64 = AtomicU64::new(0);
+    let wanted = std::env::var("VOLUND_KILL_AT").ok();
+    let wanted = wanted.and_then(|number| number.parse::<u64>().ok());
+    if wanted == Some(PASSED.fetch_add(1, Ordering::Relaxed) + 1) {
+        // This process always exists and may always be signalled by itself.
+        let _ =
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
+/// A place at which test builds can be killed; nothing in any other build.
+#[cfg(not(feature = "mutants"))]
+pub(crate) const fn kill_point() {}

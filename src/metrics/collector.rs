@@ -26,6 +26,10 @@ pub(super) fn collect(reading: &Reading) -> Series {
     let bytes = quarantine.iter().map(|e| e.allocated_bytes).sum();
     series.number(family::QUARANTINED_VOLUMES, &[], count(quarantine.len()));
     series.number(family::QUARANTINED_BYTES, &[], bytes);
+    let orphans = &reading.status.orphans;
+    let bytes = orphans.iter().map(|orphan| orphan.allocated_bytes).sum();
+    series.number(family::ORPHANS, &[], count(orphans.len()));
+    series.number(family::ORPHAN_BYTES, &[], bytes);
     series
 }
 

@@ -157,5 +157,7 @@ families! {
     );
 
     QUARANTINED_VOLUMES = gauge("volund_quarantined_volumes", "Removed volumes whose data is still there.");
+    ORPHANS = gauge("volund_orphans", "Volumes and files on disk that nobody declares.");
+    ORPHAN_BYTES = gauge("volund_orphan_bytes", "Bytes that volumes and files take up that nobody declares.");
     QUARANTINED_BYTES = gauge("volund_quarantined_bytes", "Bytes that the data of removed volumes takes up.");
 }

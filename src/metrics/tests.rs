@@ -11,8 +11,8 @@ use super::reading::{
 use super::{Metrics, OperationReading, Reading, VolumeReading, families};
 use crate::model::journal::{Drift, Revision, Revisions};
 use crate::model::status::{
-    Condition, NodeStatus, PoolState, PoolStatus, QuarantineEntry, RebuildKind, RebuildStatus,
-    ReplicaState, ReplicaStatus, ResolveStatus, Truth, VolumeStatus,
+    Condition, NodeStatus, Orphan, PoolState, PoolStatus, QuarantineEntry, RebuildKind,
+    RebuildStatus, ReplicaState, ReplicaStatus, ResolveStatus, Truth, VolumeStatus,
 };
 
 /// A reading in which every family has a series.
@@ -120,6 +120,7 @@ fn status() -> NodeStatus {
         allocated_bytes: 1,
         committed_bytes: 2,
         available_bytes: 3,
+        spec: None,
         conditions: Vec::new(),
     };
     let ready = Condition {
@@ -148,6 +149,10 @@ fn status() -> NodeStatus {
             unresolved_bytes: 65536,
         }),
         scrub: None,
+        serving: true,
+        uuids: Vec::new(),
+        applied: None,
+        exported: None,
         conditions: vec![ready],
     };
     let entry = QuarantineEntry {
@@ -158,6 +163,17 @@ fn status() -> NodeStatus {
         purge_at: None,
         pools: Vec::new(),
         allocated_bytes: 77,
+        applied: None,
+    };
+    let orphan = Orphan {
+        id: None,
+        reason: "Stranger".to_owned(),
+        message: String::new(),
+        volume: None,
+        size_bytes: 0,
+        pools: Vec::new(),
+        allocated_bytes: 78,
+        applied: None,
     };
     NodeStatus {
         generation: 1,
@@ -171,6 +187,7 @@ fn status() -> NodeStatus {
         pools: vec![pool],
         volumes: vec![volume],
         quarantine: vec![entry],
+        orphans: vec![orphan],
     }
 }
 
@@ -187,6 +204,8 @@ fn values_are_what_was_read() {
     check("volund_volume_io_duration_seconds_bucket{volume=\"db\",op=\"read\",le=\"+Inf\"} 4");
     check("volund_volume_io_duration_seconds_count{volume=\"db\",op=\"read\"} 4");
     check("volund_quarantined_bytes 77");
+    check("volund_orphans 1");
+    check("volund_orphan_bytes 78");
     check(r#"volund_pool_info{pool="main",backing="/var/lib/\"odd\\path\n",uuid=""} 1"#);
     check("volund_volume_io_duration_seconds_sum{volume=\"db\",op=\"read\"} 0.5");
     check("volund_volume_hedged_reads_total{volume=\"db\"} 5");

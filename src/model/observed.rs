@@ -1,13 +1,18 @@
-//! Reality at one moment, as the engine reports it and the planner reads it. Plain data, no serde, no behaviour.
+//! Reality at one moment, as the engine reports it and the planner reads it. Plain data, no behaviour.
+//! What a plan depends on is in `/v1/status` too, so that a plan can be made from a saved one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use super::fault::Fault;
 use super::policy::VolumePolicy;
 use super::spec::{BlockSize, ExportSpec, OnRemove, PoolSpec};
 use super::status::{ReplicaStatus, ScrubStatus};
-use super::{PoolId, PoolName, VolumeId, VolumeName};
+use super::time::milliseconds;
+use super::{PoolId, PoolName, ReplicaId, VolumeId, VolumeName};
 use crate::units::Bytes;
 
 /// Everything that one daemon finds on its node.
@@ -22,10 +27,28 @@ pub struct Observed {
     pub volumes: BTreeMap<VolumeName, ObservedVolume>,
     /// Every volume of which a replica lies in the quarantine of an opened pool.
     pub quarantine: Vec<ObservedQuarantine>,
+    /// Every file in an opened pool that is no replica of any volume here.
+    pub strays: Vec<Stray>,
+}
+
+/// A file in a pool that is no replica of any volume: nobody reads or writes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stray {
+    /// The pool.
+    pub pool: PoolName,
+    /// The file.
+    pub path: PathBuf,
+    /// The replica that its name says it is, if it is one.
+    pub replica: Option<ReplicaId>,
+    /// Why it belongs to nothing.
+    pub why: Problem,
+    /// Bytes that it takes up.
+    pub allocated: Bytes,
 }
 
 /// Why something does not serve.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Problem {
     /// One CamelCase word that programs can match: a condition's reason.
     pub reason: String,
@@ -59,6 +82,8 @@ pub struct ObservedVolume {
     pub ids: BTreeSet<VolumeId>,
     /// How it was made.
     pub applied: AppliedVolume,
+    /// Whether this node has a record of it: it was made or opened here once. Of others no table can have vanished.
+    pub known: bool,
     /// Whether its nexus is assembled and takes I/O.
     pub serving: bool,
     /// Why it does not take I/O or why its last assembly failed; none when all is well.
@@ -91,7 +116,8 @@ impl ObservedVolume {
 
 /// What is known of how a volume was made and what was last applied to it: from its labels and, where they don't say,
 /// from `state/`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct AppliedVolume {
     /// Size of its data.
     pub size: Bytes,
@@ -110,11 +136,13 @@ pub struct AppliedVolume {
 }
 
 /// What becomes of a volume's data once its table is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct RemovalPolicy {
     /// Kept until purged by hand, or purged when the quarantine is over.
     pub on_remove: OnRemove,
     /// How long the quarantine is.
+    #[serde(rename = "quarantineForMilliseconds", with = "milliseconds")]
     pub quarantine_for: Duration,
 }
 
@@ -128,7 +156,8 @@ impl Default for RemovalPolicy {
 }
 
 /// An export that exists.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ObservedExport {
     /// What it was made from, as given to the engine.
     pub spec: ExportSpec,

@@ -2,24 +2,33 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use super::time::milliseconds;
 use super::{PoolName, ReplicaId};
 
 /// How one volume is looked after.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct VolumePolicy {
     /// A replica that does not answer for this long is left behind (spec G11).
+    #[serde(rename = "ioTimeoutMilliseconds", with = "milliseconds")]
     pub io_timeout: Duration,
     /// A request that waits for a membership change is answered with an error after this (spec F6).
+    #[serde(rename = "commitTimeoutMilliseconds", with = "milliseconds")]
     pub commit_timeout: Duration,
     /// A read that takes longer is sent to another replica as well (spec R5).
+    #[serde(rename = "readHedgeMilliseconds", with = "milliseconds")]
     pub read_hedge: Duration,
     /// How long a start waits for a replica that should be there or that somebody else has locked (spec A1, A6).
+    #[serde(rename = "degradedWaitMilliseconds", with = "milliseconds")]
     pub degraded_wait: Duration,
     /// How many regions may be marked as written and not proven flushed (spec W9).
     pub intent_max: u64,
     /// The most that a rebuild copies, bytes per second; 0 for as much as it can.
     pub rebuild_bandwidth: u64,
     /// How often all replicas are compared; none for only when asked.
+    #[serde(rename = "scrubEveryMilliseconds", with = "milliseconds::optional")]
     pub scrub_every: Option<Duration>,
     /// Whose data a scrub believes where two replicas differ and nothing else decides; none to report only.
     pub scrub_repair_from: Option<PoolName>,

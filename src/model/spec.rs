@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::policy::{ForceStart, NodePolicy, VolumePolicy};
-use super::{NodeName, PoolName, VolumeName};
+use super::{NodeName, PoolName, VolumeId, VolumeName};
 use crate::units::Bytes;
 
 /// Everything that the files ask for, of all nodes. Each daemon acts on the part that names its own node.
@@ -35,7 +37,8 @@ pub struct NodeSpec {
 }
 
 /// A pool to be opened, and created when it does not exist yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct PoolSpec {
     /// The node that has it.
     pub node: NodeName,
@@ -46,7 +49,8 @@ pub struct PoolSpec {
 }
 
 /// What a pool's replicas are made of.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum PoolBacking {
     /// A directory on a filesystem, absolute; created when its parent exists.
     Directory(PathBuf),
@@ -75,6 +79,10 @@ pub struct VolumeSpec {
     pub on_remove: OnRemove,
     /// How long removed data stays in quarantine before `on_remove = "delete"` may purge it.
     pub quarantine_for: Duration,
+    /// What becomes of the files of a creation that failed half way.
+    pub on_create_fail: OnCreateFail,
+    /// The data that it is, whatever name that carries; then nothing is ever created.
+    pub uuid: Option<VolumeId>,
     /// The name whose data this volume takes over.
     pub renamed_from: Option<VolumeName>,
     /// How it is looked after; may change while it runs.
@@ -84,7 +92,8 @@ pub struct VolumeSpec {
 }
 
 /// The logical block sizes that volund serves.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum BlockSize {
     /// 512 bytes.
     B512,
@@ -105,7 +114,8 @@ impl BlockSize {
 }
 
 /// How clients reach a volume.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum ExportSpec {
     /// Not at all.
     #[default]
@@ -131,7 +141,8 @@ pub enum ExportSpec {
 }
 
 /// What becomes of a removed volume's data after its quarantine.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum OnRemove {
     /// It stays until someone purges it by hand.
     #[default]
@@ -145,6 +156,16 @@ pub enum OnRemove {
 pub struct DangerZone {
     /// Whether `volund inject` may break replicas on purpose.
     pub fault_injection: bool,
+}
+
+/// What becomes of the files of a creation that failed half way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnCreateFail {
+    /// They are deleted before the next attempt; nobody has ever seen the volume.
+    #[default]
+    Delete,
+    /// They are left for inspection, and nothing is attempted meanwhile.
+    Leave,
 }
 
 /// Limits on what one change of the files may do.

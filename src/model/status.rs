@@ -5,8 +5,11 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use super::journal::{Drift, Revisions};
+use super::observed::{AppliedVolume, ObservedExport};
+use super::spec::PoolSpec;
 use super::{PoolId, PoolName, ReplicaId, VolumeId, VolumeName};
 
 /// One statement about an object, in the form of a Kubernetes `metav1.Condition`.
@@ -97,6 +100,9 @@ pub struct NodeStatus {
     pub volumes: Vec<VolumeStatus>,
     /// Removed data that is still there, by volume name and time.
     pub quarantine: Vec<QuarantineEntry>,
+    /// Data on disk that nobody declares: kept, until it is adopted or purged.
+    #[serde(default)]
+    pub orphans: Vec<Orphan>,
 }
 
 /// What is known of a pool.
@@ -119,6 +125,10 @@ pub struct PoolStatus {
     pub committed_bytes: u64,
     /// Bytes that can still be handed out, the reserve already taken off.
     pub available_bytes: u64,
+    /// What it was opened with.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub spec: Option<PoolSpec>,
     /// Statements about it; `Ready` is always there.
     pub conditions: Vec<Condition>,
 }
@@ -170,6 +180,20 @@ pub struct VolumeStatus {
     /// What comparing its copies has shown; none before the first time.
     #[serde(default)]
     pub scrub: Option<ScrubStatus>,
+    /// Whether it takes I/O.
+    #[serde(default)]
+    pub serving: bool,
+    /// Every id that labels of this name carry, when that is more than one.
+    #[serde(default)]
+    pub uuids: Vec<VolumeId>,
+    /// How it was made, and what was last applied to it; none before it exists.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub applied: Option<AppliedVolume>,
+    /// The export that exists.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub exported: Option<ObservedExport>,
     /// Statements about it; `Ready` is always there.
     pub conditions: Vec<Condition>,
 }
@@ -334,6 +358,31 @@ pub enum ReplicaState {
     Waiting,
 }
 
+/// Data on disk that belongs to nothing that is declared, and that this node has not removed either.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Orphan {
+    /// What `volund orphans purge` takes: a volume's or a replica's id. None for a file that is not named like a replica.
+    #[schema(value_type = Option<String>, format = "uuid")]
+    pub id: Option<Uuid>,
+    /// Why nobody uses it, one CamelCase word: `Undeclared`, `FormerMember`, `Unreadable`, ...
+    pub reason: String,
+    /// The same in a sentence with the next step.
+    pub message: String,
+    /// The volume's name in the labels, if they can be read.
+    pub volume: Option<VolumeName>,
+    /// Size of the volume, bytes; 0 when unknown.
+    pub size_bytes: u64,
+    /// The pools that hold it.
+    pub pools: Vec<PoolName>,
+    /// Bytes that it takes up.
+    pub allocated_bytes: u64,
+    /// How the volume was made; none for a single file.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub applied: Option<AppliedVolume>,
+}
+
 /// Data of a removed volume that is still there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -352,4 +401,8 @@ pub struct QuarantineEntry {
     pub pools: Vec<PoolName>,
     /// Bytes that it takes up.
     pub allocated_bytes: u64,
+    /// How it was made, and what was last applied about its removal.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub applied: Option<AppliedVolume>,
 }

@@ -26,9 +26,9 @@ const ALIGNMENT_MAX: u32 = 4096;
 /// Nothing below a pool's directory is reached through links or leads out of it.
 pub(super) const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS);
 
-const REPLICAS: &str = "replicas";
-const QUARANTINE: &str = "quarantine";
-const GARBAGE: &str = "garbage";
+pub(super) const REPLICAS: &str = "replicas";
+pub(super) const QUARANTINE: &str = "quarantine";
+pub(super) const GARBAGE: &str = "garbage";
 
 /// An opened pool. Holds the lock on it until dropped.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ use super::listing::{Place, read_slots};
 use super::lock;
 use super::quarantine::QuarantineName;
 use crate::io::Alignment;
-use crate::io::planted::{CREATION_UNSYNCED, is_planted};
+use crate::io::planted::{CREATION_UNSYNCED, is_planted, kill_point};
 use crate::io::slots::Slot;
 use crate::model::{ReplicaId, VolumeId};
 use crate::replica::layout::DATA_OFFSET;
@@ -101,6 +101,7 @@ pub(super) async fn create(
         };
         let file = allocate(fd, len, thin).await.map_err(failed)?;
         drop(taking);
+        kill_point();
         if is_planted(CREATION_UNSYNCED) {
             return file.close().await.map_err(failed);
         }
@@ -313,6 +314,7 @@ pub(super) async fn relocate(
             error => Fault::io("move", source, error),
         }
     })?;
+    kill_point();
     to.0.sync().await?;
     from.0.sync().await
 }

@@ -134,7 +134,7 @@ pub(super) async fn look_at(
 }
 
 /// The replica whose file has this name; only the spelling that we use.
-fn replica_of(name: &str) -> Option<ReplicaId> {
+pub(super) fn replica_of(name: &str) -> Option<ReplicaId> {
     name.parse::<ReplicaId>()
         .ok()
         .filter(|replica| replica.to_string() == name)
@@ -201,7 +201,12 @@ async fn read_label(
 }
 
 /// Spec A3.
-fn fault_of(label: &Label, place: &Place, pool: PoolId, found: u64) -> Option<ReplicaFault> {
+pub(super) fn fault_of(
+    label: &Label,
+    place: &Place,
+    pool: PoolId,
+    found: u64,
+) -> Option<ReplicaFault> {
     let expected = label.file_len();
     if label.replica != place.replica() {
         Some(ReplicaFault::Misnamed(label.replica))

@@ -18,6 +18,7 @@
 pub mod error;
 pub mod handle;
 pub mod quarantine;
+pub mod scan;
 
 mod directory;
 mod files;

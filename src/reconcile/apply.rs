@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
+use uuid::Uuid;
 
 use super::state::{Event, Phase};
 use super::step::{PoolAction, VolumeAction, VolumeStep};
@@ -68,6 +69,8 @@ pub enum Task {
     },
     /// Quarantined data, gone for ever.
     Purge(String),
+    /// Data that nobody declares, gone for ever.
+    PurgeOrphan(Uuid),
     /// To the node.
     Node(NodePolicy),
     /// What is to go wrong on a volume's copy in a pool; nothing ends it.
@@ -121,6 +124,7 @@ async fn execute(engine: &Engine, task: Task) -> Result<(), EngineError> {
         Task::Volume(name, action) => change(engine, &name, action).await,
         Task::Restore { entry, name } => engine.restore_volume(&entry, &name).await,
         Task::Purge(entry) => engine.purge(&entry).await,
+        Task::PurgeOrphan(id) => engine.purge_orphan(id).await,
         Task::Node(policy) => {
             engine.configure_node(policy);
             Ok(())
@@ -191,11 +195,11 @@ pub(super) fn start_volume(
                 break;
             }
             let phase = phase(&step.action);
-            if running.is_some() && phase != running {
-                tell(Event::Done);
+            if let Some(ended) = running.filter(|_| phase != running) {
+                tell(ended.ends());
             }
-            if let Some(phase) = phase.filter(|_| phase != running) {
-                tell(Event::Begin(phase));
+            if let Some(begun) = phase.filter(|_| phase != running) {
+                tell(begun.begins());
             }
             running = phase;
             let is_independent = step.action.is_independent();
@@ -203,13 +207,13 @@ pub(super) fn start_volume(
             let failed = ended.is_err();
             result = result.and(ended);
             if failed && !is_independent {
-                tell(Event::Failed);
+                tell(Event::Fail);
                 running = None;
                 break;
             }
         }
-        if running.is_some() {
-            tell(Event::Done);
+        if let Some(ended) = running {
+            tell(ended.ends());
         }
         let _ = reports.send(Report::VolumeEnded(name.clone(), result));
     });

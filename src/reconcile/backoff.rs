@@ -1,5 +1,6 @@
-//! When something that failed is tried again: exponentially later each time, and given up on after a while.
+//! When something that failed is tried again: exponentially later each time, and not all at the same moment.
 
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use crate::model::policy::RetryPolicy;
@@ -11,11 +12,28 @@ pub struct Backoff {
     due: Option<Duration>,
 }
 
+/// Takes up to a quarter off each wait, so that what failed together is not tried again together.
+#[derive(Clone, Debug, Default)]
+pub struct Jitter {
+    random: RandomState,
+    used: u64,
+}
+
+impl Jitter {
+    /// `wait`, or up to a quarter less.
+    fn shorten(&mut self, wait: Duration) -> Duration {
+        self.used = self.used.wrapping_add(1);
+        let thousandths = self.random.hash_one(self.used) % 1001;
+        let off = wait.as_nanos() / 4 * u128::from(thousandths) / 1000;
+        wait.saturating_sub(Duration::from_nanos(u64::try_from(off).unwrap_or(0)))
+    }
+}
+
 impl Backoff {
-    /// Notes a failure; the next attempt is due after the policy's wait.
-    pub fn fail(&mut self, now: Duration, policy: &RetryPolicy) {
+    /// Notes a failure; the next attempt is due after the policy's wait, or up to a quarter of it sooner.
+    pub fn fail(&mut self, now: Duration, policy: &RetryPolicy, jitter: &mut Jitter) {
         self.failures = self.failures.saturating_add(1);
-        let wait = policy.wait(self.failures);
+        let wait = jitter.shorten(policy.wait(self.failures));
         self.due = Some(now.saturating_add(wait));
     }
 
@@ -48,20 +66,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_double_up_to_the_limit() {
-        let mut backoff = Backoff::default();
+    fn waits_double_up_to_the_limit_and_lose_at_most_a_quarter() {
+        let (mut backoff, mut jitter) = (Backoff::default(), Jitter::default());
         let now = Duration::from_secs(100);
         assert!(backoff.is_due(now));
         let policy = RetryPolicy::default();
-        let mut waits = Vec::new();
-        for _ in 0..9 {
-            backoff.fail(now, &policy);
-            waits.push((backoff.due().unwrap() - now).as_secs());
+        for whole in [1, 2, 4, 8, 16, 32, 60, 60, 60] {
+            backoff.fail(now, &policy, &mut jitter);
+            let wait = backoff.due().unwrap().checked_sub(now).unwrap();
+            let whole = Duration::from_secs(whole);
+            assert!(
+                wait <= whole && wait >= whole * 3 / 4,
+                "{wait:?} of {whole:?}"
+            );
         }
-        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
-        assert!(!backoff.is_due(now + Duration::from_secs(59)));
+        assert!(!backoff.is_due(now + Duration::from_secs(44)));
         assert!(backoff.is_due(now + Duration::from_secs(60)));
         backoff.reset();
         assert!(backoff.is_due(now));
+    }
+
+    #[test]
+    fn what_failed_together_is_not_tried_again_together() {
+        let (mut jitter, policy) = (Jitter::default(), RetryPolicy::default());
+        let mut dues = std::collections::BTreeSet::new();
+        for _ in 0..50 {
+            let mut backoff = Backoff::default();
+            backoff.fail(Duration::ZERO, &policy, &mut jitter);
+            dues.insert(backoff.due());
+        }
+        assert!(dues.len() > 25, "{} moments for 50 volumes", dues.len());
     }
 }

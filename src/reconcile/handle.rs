@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use uuid::Uuid;
 
 use super::events::Events;
 use super::operations::Operations;
@@ -152,6 +153,7 @@ pub(super) enum Command {
         oneshot::Sender<Answer<VolumeName>>,
     ),
     Purge(String, oneshot::Sender<Answer<()>>),
+    PurgeOrphan(Uuid, oneshot::Sender<Answer<()>>),
     Inject(
         VolumeName,
         PoolName,
@@ -260,6 +262,14 @@ impl Handle {
     /// Any [`Refusal`].
     pub async fn purge(&self, entry: String) -> Answer<()> {
         self.ask(|answer| Command::Purge(entry, answer)).await?
+    }
+
+    /// Deletes what nobody declares for ever.
+    ///
+    /// # Errors
+    /// Any [`Refusal`].
+    pub async fn purge_orphan(&self, id: Uuid) -> Answer<()> {
+        self.ask(|answer| Command::PurgeOrphan(id, answer)).await?
     }
 
     /// Breaks a volume's copy in a pool on purpose; without faults, ends that.

@@ -48,6 +48,7 @@
 //! async fn shutdown(&self)      exports drained and removed whether in use or not, volumes stopped (A10), pools closed
 //! ```
 
+mod against;
 pub mod apply;
 pub mod backoff;
 pub mod compare;
@@ -65,6 +66,7 @@ pub mod report;
 mod status;
 mod wording;
 
+pub use against::plan_against;
 pub use events::{EventRecord, Events};
 pub use handle::{Config, Handle, Refusal, Snapshot, Stats};
 pub use naming::Named;

@@ -1,5 +1,7 @@
 //! What the journal calls the things that are done: object, action and a few words.
 
+use uuid::Uuid;
+
 use super::apply::Task;
 use super::compare::list;
 use super::report::backing;
@@ -42,6 +44,12 @@ impl Named {
         )
     }
 
+    /// Undeclared data that is deleted for ever.
+    #[must_use]
+    pub fn purge_orphan(id: Uuid) -> Self {
+        Self::new(format!("orphan.{id}"), "Purge", "delete the data for ever")
+    }
+
     /// Quarantined data that is brought back.
     #[must_use]
     pub fn restore(entry: &str, name: &str) -> Self {
@@ -69,6 +77,7 @@ pub(super) fn name(task: &Task) -> Option<Named> {
         }
         Task::Restore { entry, name } => Named::restore(entry, name.as_str()),
         Task::Purge(entry) => Named::purge(entry),
+        Task::PurgeOrphan(id) => Named::purge_orphan(*id),
         Task::Node(_) | Task::Inject(..) => return None,
     })
 }

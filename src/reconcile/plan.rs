@@ -14,7 +14,7 @@ use super::compare::{self, CODE_IMMUTABLE, list};
 use super::step::{Blocked, BlockedKind, Plan, PoolAction, PoolPlan, Purge, VolumeAction};
 use crate::model::observed::Observed;
 use crate::model::spec::{DesiredState, ExportSpec, OnRemove, PoolSpec};
-use crate::model::{PoolName, VolumeName};
+use crate::model::{PoolName, VolumeId, VolumeName};
 
 /// What is remembered about removals from one plan to the next.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,8 +37,9 @@ impl Removals {
             .retain(|name, _| !desired.volumes.contains_key(name));
         self.approved
             .retain(|name| !desired.volumes.contains_key(name));
-        for name in observed.volumes.keys() {
-            if !desired.volumes.contains_key(name) && !renamed.contains_key(name) {
+        for (name, volume) in &observed.volumes {
+            let is_declared = desired.volumes.contains_key(name) || renamed.contains_key(name);
+            if volume.known && !is_declared {
                 self.gone_since.entry(name.clone()).or_insert(generation);
             }
         }
@@ -74,9 +75,12 @@ pub fn plan(desired: &DesiredState, observed: &Observed, removals: &Removals) ->
 fn renames(desired: &DesiredState, observed: &Observed) -> BTreeMap<VolumeName, VolumeName> {
     let mut renames = BTreeMap::new();
     for (name, spec) in &desired.volumes {
-        if let Some(old) = &spec.renamed_from
-            && spec.node == desired.this_node
-            && !observed.volumes.contains_key(name)
+        if spec.node != desired.this_node || observed.volumes.contains_key(name) {
+            continue;
+        }
+        let by_id = spec.uuid.and_then(|id| name_of(id, observed));
+        let old = by_id.or(spec.renamed_from.as_ref().filter(|_| spec.uuid.is_none()));
+        if let Some(old) = old
             && observed.volumes.contains_key(old)
             && !desired.volumes.contains_key(old)
         {
@@ -84,6 +88,13 @@ fn renames(desired: &DesiredState, observed: &Observed) -> BTreeMap<VolumeName, 
         }
     }
     renames
+}
+
+/// The name that a volume has on disk; none when there is none, or it shares the name with another.
+fn name_of(id: VolumeId, observed: &Observed) -> Option<&VolumeName> {
+    let mut volumes = observed.volumes.iter();
+    let found = volumes.find(|(_, volume)| volume.ids.len() == 1 && volume.ids.contains(&id));
+    found.map(|(name, _)| name)
 }
 
 struct Planner<'a> {
@@ -105,7 +116,12 @@ impl Planner<'_> {
             plan.volumes.insert(name.clone(), volume);
         }
         for (name, volume) in &self.observed.volumes {
-            if !self.desired.volumes.contains_key(name) && !self.renames.contains_key(name) {
+            if self.desired.volumes.contains_key(name) || self.renames.contains_key(name) {
+                continue;
+            }
+            if !volume.known {
+                plan.orphans.insert(name.clone());
+            } else {
                 let absent = self.absent(name, volume, &mut plan.held);
                 plan.volumes.insert(name.clone(), absent);
             }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
+use uuid::Uuid;
 
 use super::apply::{self, Report, Task, Work};
 use super::drift::Drifts;
@@ -49,6 +50,7 @@ pub fn start(node: &NodeName, work: Work, times: Times) -> Handle {
         pools: Vec::new(),
         volumes: Vec::new(),
         quarantine: Vec::new(),
+        orphans: Vec::new(),
     };
     let snapshot = Snapshot {
         status: Arc::new(status),
@@ -201,7 +203,7 @@ impl Reconciler {
                 self.last_good = saved.last_good;
                 self.drifts = Drifts::new(saved.drift_since);
             }
-            Command::Kick => self.records.reset_backoffs(),
+            Command::Kick => self.records.retry_all(&self.times.now_text()),
             Command::Plan(candidate, answer) => {
                 // Whoever asked may have gone; so below.
                 let _ = answer.send(self.plan_for(candidate.as_deref()));
@@ -219,6 +221,10 @@ impl Reconciler {
             },
             Command::Purge(entry, answer) => match self.quarantined(&entry) {
                 Ok(_) => self.execute(Task::Purge(entry), (), answer),
+                Err(refusal) => drop(answer.send(Err(refusal))),
+            },
+            Command::PurgeOrphan(id, answer) => match self.orphaned(id) {
+                Ok(()) => self.execute(Task::PurgeOrphan(id), (), answer),
                 Err(refusal) => drop(answer.send(Err(refusal))),
             },
             Command::Inject(name, pool, faults, answer) => match self.injectable(&faults) {
@@ -244,7 +250,7 @@ impl Reconciler {
 
     /// What was wanted before is not wanted any more: failures are forgotten, actors stop after their step.
     fn restart(&mut self) {
-        self.records.reset_backoffs();
+        self.records.retry_all(&self.times.now_text());
         self.generation.send_modify(|generation| *generation += 1);
     }
 
@@ -295,6 +301,17 @@ impl Reconciler {
                 "the quarantine has no \"{entry}\": `volund quarantine list` shows what it has"
             ))
         })
+    }
+
+    /// Whether this is something that nobody declares.
+    fn orphaned(&self, id: Uuid) -> Answer<()> {
+        let mut orphans = self.snapshot.status.orphans.iter();
+        if orphans.any(|orphan| orphan.id == Some(id)) {
+            return Ok(());
+        }
+        Err(Refusal::NotFound(format!(
+            "there is no orphan \"{id}\": `volund orphans list` shows what there is"
+        )))
     }
 
     /// Under which name an entry may be brought back.
@@ -392,9 +409,9 @@ impl Reconciler {
                 record.record.failure = None;
             }
             let event = match observed.volumes.get(name) {
-                Some(volume) if volume.serving && volume.export.is_some() => Event::FoundAttached,
-                Some(volume) if volume.serving => Event::FoundAvailable,
-                _ => Event::FoundStopped,
+                Some(volume) if volume.serving && volume.export.is_some() => Event::Attached,
+                Some(volume) if volume.serving => Event::Ready,
+                _ => Event::Stopped,
             };
             self.records.live(name, event, &time);
         }
@@ -423,7 +440,7 @@ impl Reconciler {
                 continue;
             }
             let record = self.records.volumes.entry(name.clone()).or_default();
-            if record.record.may_start(now) {
+            if record.may_start(now) {
                 record.record.busy = true;
                 let steps = volume.steps.iter().map(|step| step.action.clone());
                 let tasks = steps.map(|action| Task::Volume(name.clone(), action));

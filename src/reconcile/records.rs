@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::apply::Failure;
-use super::backoff::Backoff;
+use super::backoff::{Backoff, Jitter};
 use super::events::Events;
 use super::state::{Event, VolumeState, next};
 use super::status::{Conditions, Statement};
@@ -30,7 +30,12 @@ impl Record {
     }
 
     /// Notes how an attempt ended.
-    fn end(&mut self, result: Result<(), Failure>, now: Duration, policy: &RetryPolicy) {
+    fn end(
+        &mut self,
+        result: Result<(), Failure>,
+        now: Duration,
+        (policy, jitter): (&RetryPolicy, &mut Jitter),
+    ) {
         self.busy = false;
         match result {
             Ok(()) => {
@@ -38,7 +43,7 @@ impl Record {
                 self.failure = None;
             }
             Err(failure) => {
-                self.backoff.fail(now, policy);
+                self.backoff.fail(now, policy, jitter);
                 self.failure = Some(failure);
             }
         }
@@ -50,6 +55,13 @@ impl Record {
 pub(super) struct VolumeRecord {
     pub(super) state: VolumeState,
     pub(super) record: Record,
+}
+
+impl VolumeRecord {
+    /// Whether its steps may be done now: not while some are, nor before its wait is over, nor once it was given up.
+    pub(super) fn may_start(&self, now: Duration) -> bool {
+        self.state != VolumeState::Error && self.record.may_start(now)
+    }
 }
 
 impl Default for VolumeRecord {
@@ -70,6 +82,7 @@ pub(super) struct Records {
     pub(super) events: Events,
     /// When what failed is tried again.
     pub(super) retry: RetryPolicy,
+    pub(super) jitter: Jitter,
 }
 
 impl Records {
@@ -109,14 +122,16 @@ impl Records {
             self.tell(format!("volume.{name}"), &reason, &message, time);
         }
         let volume = self.volumes.entry(name.clone()).or_default();
-        volume.record.end(result, now, &self.retry);
+        volume
+            .record
+            .end(result, now, (&self.retry, &mut self.jitter));
         let too_often = volume.record.backoff.failures() >= self.retry.max_attempts;
         if too_often && volume.state.has_failed() && volume.state != VolumeState::Error {
-            self.live(name, Event::GivenUp, time);
+            self.live(name, Event::Error, time);
         }
     }
 
-    /// Notes the end of a pool's actor. Volumes that failed for want of it are tried again at once.
+    /// Notes the end of a pool's actor. Volumes that failed, perhaps for want of it, are tried again at once.
     pub(super) fn pool_ended(
         &mut self,
         name: &PoolName,
@@ -130,9 +145,7 @@ impl Records {
         let told = match &result {
             Ok(()) => {
                 tracing::info!(pool = %name, "pool is as wanted");
-                self.volumes
-                    .values_mut()
-                    .for_each(|volume| volume.record.backoff.reset());
+                self.retry_volumes(time);
                 None
             }
             Err(failure) if news => {
@@ -154,7 +167,7 @@ impl Records {
             max_wait: self.retry.max_wait.min(POOL_WAIT_MAX),
             ..self.retry
         };
-        record.end(result, now, &policy);
+        record.end(result, now, (&policy, &mut self.jitter));
     }
 
     /// Notes the end of a purge.
@@ -173,18 +186,29 @@ impl Records {
         self.tell(format!("quarantine.{entry}"), &reason, &message, time);
         let done = result.is_ok();
         let record = self.purges.entry(entry.to_owned()).or_default();
-        record.end(result, now, &self.retry);
+        record.end(result, now, (&self.retry, &mut self.jitter));
         if done {
             self.purges.remove(entry);
         }
     }
 
-    /// Everything may be tried at once again.
-    pub(super) fn reset_backoffs(&mut self) {
-        let volumes = self.volumes.values_mut().map(|volume| &mut volume.record);
-        let pools = self.pools.values_mut();
-        for record in volumes.chain(pools).chain(self.purges.values_mut()) {
-            record.backoff.reset();
+    /// Everything may be tried at once again, also what was given up.
+    pub(super) fn retry_all(&mut self, time: &str) {
+        let others = self.pools.values_mut().chain(self.purges.values_mut());
+        others.for_each(|record| record.backoff.reset());
+        self.retry_volumes(time);
+    }
+
+    fn retry_volumes(&mut self, time: &str) {
+        let mut failed = Vec::new();
+        for (name, volume) in &mut self.volumes {
+            volume.record.backoff.reset();
+            if volume.state.has_failed() {
+                failed.push(name.clone());
+            }
+        }
+        for name in failed {
+            self.live(&name, Event::Retry, time);
         }
     }
 
@@ -200,7 +224,12 @@ impl Records {
 
     /// When the first of those that wait may be tried again.
     pub(super) fn next_due(&self) -> Option<Duration> {
-        self.all()
+        let volumes = self.volumes.values();
+        let volumes = volumes.filter(|volume| volume.state != VolumeState::Error);
+        let volumes = volumes.map(|volume| &volume.record);
+        let others = self.pools.values().chain(self.purges.values());
+        volumes
+            .chain(others)
             .filter(|record| !record.busy)
             .filter_map(|record| record.backoff.due())
             .min()

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use super::compare::list;
 use super::step::{Goal, Impact, Plan, PoolAction, VolumeAction, VolumePlan};
 use super::wording;
-use crate::model::observed::Observed;
+use crate::model::observed::{Observed, ObservedPool};
 use crate::model::spec::PoolBacking;
 use crate::units::Bytes;
 
@@ -44,10 +44,36 @@ pub struct Change {
     pub object: String,
     /// What and how, in a line.
     pub summary: String,
-    /// What it costs.
+    /// What it costs: the most that a step does.
     pub impact: Impact,
+    /// What is done, in this order; empty when nothing can be.
+    #[serde(default)]
+    pub steps: Vec<StepReport>,
     /// Why it can't be done, one CamelCase word; none when it can.
     pub reason: Option<String>,
+}
+
+/// One step of a change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StepReport {
+    /// What is done.
+    pub summary: String,
+    /// What it costs.
+    pub impact: Impact,
+}
+
+impl StepReport {
+    /// `size 1GiB -> 3GiB (online) [none]`
+    fn text(&self) -> String {
+        let cost = match self.impact {
+            Impact::None => "none",
+            Impact::DegradesRedundancy => "degrades redundancy",
+            Impact::StallsIo => "stalls I/O",
+            Impact::DestroysData => "destroys data",
+        };
+        format!("{} [{cost}]", self.summary)
+    }
 }
 
 impl PlanReport {
@@ -65,12 +91,11 @@ impl PlanReport {
         }
         for (entry, purge) in &plan.purges {
             report.destroyed_bytes = report.destroyed_bytes.saturating_add(purge.allocated.get());
-            report.add(
-                '-',
-                format!("quarantine.{entry}"),
-                format!("purged, {} destroyed", purge.allocated),
-                Impact::DestroysData,
-            );
+            let step = StepReport {
+                summary: format!("purged, {} destroyed", purge.allocated),
+                impact: Impact::DestroysData,
+            };
+            report.add('-', format!("quarantine.{entry}"), "", vec![step]);
         }
         report
     }
@@ -94,20 +119,9 @@ impl PlanReport {
         let width = self.changes.iter().map(|change| change.object.len());
         let width = width.max().unwrap_or(0);
         for change in &self.changes {
-            let cost = match change.impact {
-                Impact::None => "",
-                Impact::DegradesRedundancy => " [degrades redundancy]",
-                Impact::StallsIo => " [stalls I/O]",
-                Impact::DestroysData => " [destroys data]",
-            };
-            let Change {
-                symbol,
-                object,
-                summary,
-                ..
-            } = change;
-            // Writing to a String can't fail.
-            let _ = writeln!(text, "  {symbol} {object:width$}  {summary}{cost}");
+            let Change { symbol, object, .. } = change;
+            // Writing to a String can't fail; so below.
+            let _ = writeln!(text, "  {symbol} {object:width$}  {}", change.told());
         }
         if self.changes.is_empty() {
             text.push_str("No changes: the configuration is in force.\n");
@@ -133,17 +147,21 @@ impl PlanReport {
         text
     }
 
-    fn add(&mut self, symbol: char, object: String, summary: String, impact: Impact) {
+    /// `note` is said after the steps.
+    fn add(&mut self, symbol: char, object: String, note: &str, steps: Vec<StepReport>) {
         match symbol {
             '+' => self.to_add += 1,
             '-' => self.to_remove += 1,
             _ => self.to_change += 1,
         }
+        let parts: Vec<&str> = steps.iter().map(|step| step.summary.as_str()).collect();
+        let impact = steps.iter().map(|step| step.impact).max();
         self.changes.push(Change {
             symbol,
             object,
-            summary,
-            impact,
+            summary: format!("{}{note}", parts.join("; ")),
+            impact: impact.unwrap_or(Impact::None),
+            steps,
             reason: None,
         });
     }
@@ -155,6 +173,7 @@ impl PlanReport {
             object: object.to_owned(),
             summary: blocked.message.clone(),
             impact: Impact::None,
+            steps: Vec::new(),
             reason: Some(blocked.reason.clone()),
         });
     }
@@ -169,12 +188,12 @@ impl PlanReport {
                     } else {
                         '+'
                     };
-                    let backing = backing(&spec.backing);
-                    self.add(symbol, object.clone(), backing, Impact::None);
+                    let step = harmless(backing(&spec.backing));
+                    self.add(symbol, object.clone(), "", vec![step]);
                 }
                 Some(PoolAction::Close) => {
-                    let summary = "closed; its data stays".to_owned();
-                    self.add('-', object.clone(), summary, Impact::None);
+                    let step = self.closing(observed.pools.get(name));
+                    self.add('-', object.clone(), "", vec![step]);
                 }
                 None => {}
             }
@@ -184,29 +203,64 @@ impl PlanReport {
         }
     }
 
+    /// Memory is gone with its pool, removed volumes that are still in it included.
+    fn closing(&mut self, pool: Option<&ObservedPool>) -> StepReport {
+        let memory = pool.filter(|pool| matches!(pool.spec.backing, PoolBacking::Memory(_)));
+        let lost = memory.map_or(Bytes(0), |pool| pool.committed);
+        if lost == Bytes(0) {
+            return harmless("closed; its data stays".to_owned());
+        }
+        self.destroyed_bytes = self.destroyed_bytes.saturating_add(lost.get());
+        StepReport {
+            summary: format!("closed, {lost} in memory destroyed"),
+            impact: Impact::DestroysData,
+        }
+    }
+
     fn add_volume(&mut self, name: &str, volume: &VolumePlan, observed: &Observed) {
         let object = format!("volume.{name}");
         if !volume.steps.is_empty() {
-            let impact = volume.steps.iter().map(|step| step.impact).max();
-            let symbol = symbol(volume);
-            let mut summary = wording::summary(name, volume, observed);
-            if !volume.unknown_until.is_empty() {
-                let _ = write!(
-                    summary,
-                    " (known after opening {})",
-                    list(&volume.unknown_until)
-                );
-            }
-            self.add(
-                symbol,
-                object.clone(),
+            let words = wording::steps(name, volume, observed).into_iter();
+            let steps = words.zip(&volume.steps).map(|(summary, step)| StepReport {
                 summary,
-                impact.unwrap_or(Impact::None),
-            );
+                impact: step.impact,
+            });
+            let mut note = String::new();
+            if !volume.unknown_until.is_empty() {
+                note = format!(" (known after opening {})", list(&volume.unknown_until));
+            }
+            self.add(symbol(volume), object.clone(), &note, steps.collect());
         }
         for blocked in &volume.blocked {
             self.add_blocked(&object, blocked);
         }
+    }
+}
+
+impl Change {
+    /// The steps with what each costs or, when nothing can be done, why.
+    fn told(&self) -> String {
+        if self.steps.is_empty() {
+            return self.summary.clone();
+        }
+        let said: Vec<&str> = self
+            .steps
+            .iter()
+            .map(|step| step.summary.as_str())
+            .collect();
+        let note = self
+            .summary
+            .strip_prefix(&said.join("; "))
+            .unwrap_or_default();
+        let steps: Vec<String> = self.steps.iter().map(StepReport::text).collect();
+        format!("{}{note}", steps.join("; "))
+    }
+}
+
+fn harmless(summary: String) -> StepReport {
+    StepReport {
+        summary,
+        impact: Impact::None,
     }
 }
 
@@ -260,8 +314,8 @@ mod tests {
         assert_eq!(
             lines.next(),
             Some(
-                "  ~ volume.db    io_timeout 10s -> 1.5s, rebuild_bandwidth unlimited -> 100MiB/s; size 1GiB -> 3GiB \
-                 (online); replica added on b, up to 3GiB to copy"
+                "  ~ volume.db    io_timeout 10s -> 1.5s, rebuild_bandwidth unlimited -> 100MiB/s [none]; size 1GiB -> \
+                 3GiB (online) [none]; replica added on b, up to 3GiB to copy [none]"
             )
         );
         assert_eq!(
@@ -280,11 +334,13 @@ mod tests {
         );
         assert_eq!(
             lines.next(),
-            Some("  - volume.old   export removed; data kept in quarantine (retain), 0B")
+            Some(
+                "  - volume.old   export removed [none]; data kept in quarantine (retain), 0B [none]"
+            )
         );
         assert_eq!(
             lines.next(),
-            Some("  + volume.web   1GiB thin on a, b; vhost-user")
+            Some("  + volume.web   1GiB thin on a, b [none]; vhost-user [none]")
         );
         let total = lines.next().unwrap();
         assert!(

@@ -1,17 +1,17 @@
 //! The life of a volume: one table, [`next`].
 //!
 //! ```text
-//!            Begin(Create)        Done              Begin(Attach)          Done
-//!  pending ---------------> creating --> available --------------> attaching --> attached
-//!     ^                        |  ^        |   ^                     |   ^         |
-//!     |                 Failed v  | Begin  |   |              Failed v   | Begin   | Begin(Detach)
-//!     |              creating-failed       |   |            attaching-failed       v
-//!     |                                    |   +---- Done ------------------- detaching <-> detaching-failed
-//!     | FoundStopped                        v Begin(Delete)
-//!     +--------- deleted <-- Done --- deleting <-> deleting-failed
+//!            Create                Ready        Attach                Attached
+//!  pending ---------> creating ---------> available ---------> attaching ---------> attached
+//!     ^                 |  ^                |   ^                |   ^                 |
+//!     |            Fail v  | Create         |   |           Fail v   | Attach          | Detach
+//!     |          creating-failed            |   |         attaching-failed             v
+//!     | Retry                               |   +---- Detached ---------------- detaching <-> detaching-failed
+//!     |                                     v Delete
+//!     +---- deleted <----- Deleted ----- deleting <-> deleting-failed
 //!
-//!  every *-failed state: GivenUp -> error; from error any Begin starts again.
-//!  Found...: where no step runs, what is observed wins; a failure only once nothing is left to do about it.
+//!  every *-failed state: Error -> error, where nothing is tried; Retry -> pending, from error too, which is the only way out.
+//!  Ready, Attached and Stopped also tell what a volume is found to be while no step runs.
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -43,27 +43,55 @@ pub enum VolumeState {
     DeletingFailed,
     /// Gone; its data is in quarantine.
     Deleted,
-    /// Given up after many attempts; it is still tried now and then, and at once when something changes.
+    /// Given up after many attempts: nothing is tried before somebody asks for it, the files change, or a pool comes back.
     Error,
 }
 
 /// What happens to a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Event {
-    /// A step begins.
-    Begin(Phase),
-    /// The step that runs has met its goal.
-    Done,
+    /// It begins to be made, restored, renamed or assembled.
+    Create,
+    /// It takes I/O, without an export.
+    Ready,
+    /// Its export begins to be made.
+    Attach,
+    /// It takes I/O and is exported.
+    Attached,
+    /// Its export begins to be removed.
+    Detach,
+    /// Its export is gone.
+    Detached,
+    /// It begins to go to quarantine.
+    Delete,
+    /// Its data is in quarantine.
+    Deleted,
     /// The step that runs has failed.
-    Failed,
+    Fail,
     /// It has failed too often.
-    GivenUp,
-    /// It is found to take I/O, without an export.
-    FoundAvailable,
-    /// It is found to take I/O and to be exported.
-    FoundAttached,
+    Error,
+    /// Somebody asks for another attempt, or what may have been the cause is gone.
+    Retry,
     /// It is found not to run.
-    FoundStopped,
+    Stopped,
+}
+
+impl Event {
+    /// Every event, in the order of a volume's life.
+    pub const ALL: [Self; 12] = [
+        Self::Create,
+        Self::Ready,
+        Self::Attach,
+        Self::Attached,
+        Self::Detach,
+        Self::Detached,
+        Self::Delete,
+        Self::Deleted,
+        Self::Fail,
+        Self::Error,
+        Self::Retry,
+        Self::Stopped,
+    ];
 }
 
 /// The kinds of step that a volume's life knows.
@@ -77,6 +105,30 @@ pub enum Phase {
     Detach,
     /// Quarantine.
     Delete,
+}
+
+impl Phase {
+    /// Its first step starts.
+    #[must_use]
+    pub const fn begins(self) -> Event {
+        match self {
+            Self::Create => Event::Create,
+            Self::Attach => Event::Attach,
+            Self::Detach => Event::Detach,
+            Self::Delete => Event::Delete,
+        }
+    }
+
+    /// Its last step has met its goal.
+    #[must_use]
+    pub const fn ends(self) -> Event {
+        match self {
+            Self::Create => Event::Ready,
+            Self::Attach => Event::Attached,
+            Self::Detach => Event::Detached,
+            Self::Delete => Event::Deleted,
+        }
+    }
 }
 
 /// An event that a state does not know.
@@ -156,58 +208,49 @@ impl VolumeState {
 /// [`Illegal`] when the event can't happen in that state: a bug of the caller.
 pub fn next(state: VolumeState, event: Event) -> Result<VolumeState, Illegal> {
     use VolumeState as S;
-    let illegal = Err(Illegal { state, event });
-    match state {
-        S::Creating => step(event, S::Available, S::CreatingFailed).map_or(illegal, Ok),
-        S::Attaching => step(event, S::Attached, S::AttachingFailed).map_or(illegal, Ok),
-        S::Detaching => step(event, S::Available, S::DetachingFailed).map_or(illegal, Ok),
-        S::Deleting => step(event, S::Deleted, S::DeletingFailed).map_or(illegal, Ok),
+    let new = match state {
+        S::Creating => step(event, Phase::Create, S::Available, S::CreatingFailed),
+        S::Attaching => step(event, Phase::Attach, S::Attached, S::AttachingFailed),
+        S::Detaching => step(event, Phase::Detach, S::Available, S::DetachingFailed),
+        S::Deleting => step(event, Phase::Delete, S::Deleted, S::DeletingFailed),
+        S::Pending | S::Available | S::Attached | S::Deleted => rest(event),
         S::CreatingFailed | S::AttachingFailed | S::DetachingFailed | S::DeletingFailed => {
             match event {
-                Event::GivenUp => Ok(S::Error),
-                Event::Done | Event::Failed => illegal,
-                Event::Begin(phase) => Ok(begin(phase)),
-                Event::FoundAvailable => Ok(S::Available),
-                Event::FoundAttached => Ok(S::Attached),
-                Event::FoundStopped => Ok(S::Pending),
+                Event::Error => Some(S::Error),
+                Event::Retry => Some(S::Pending),
+                other => rest(other),
             }
         }
-        S::Pending | S::Available | S::Attached | S::Deleted => match event {
-            Event::Begin(phase) => Ok(begin(phase)),
-            Event::FoundAvailable => Ok(S::Available),
-            Event::FoundAttached => Ok(S::Attached),
-            Event::FoundStopped => Ok(S::Pending),
-            Event::Done | Event::Failed | Event::GivenUp => illegal,
-        },
         S::Error => match event {
-            Event::Begin(phase) => Ok(begin(phase)),
-            Event::FoundAvailable => Ok(S::Available),
-            Event::FoundAttached => Ok(S::Attached),
-            Event::FoundStopped => Ok(S::Pending),
-            Event::Done | Event::Failed | Event::GivenUp => illegal,
+            Event::Retry => Some(S::Pending),
+            // Found: what was to be done has happened by itself, or is not wanted any more.
+            Event::Ready | Event::Attached | Event::Stopped => rest(event),
+            _ => None,
         },
-    }
+    };
+    new.ok_or(Illegal { state, event })
 }
 
 /// A running step ends well or not; what is observed meanwhile does not count, as the step changes it.
-fn step(event: Event, done: VolumeState, failed: VolumeState) -> Option<VolumeState> {
+fn step(event: Event, phase: Phase, done: VolumeState, failed: VolumeState) -> Option<VolumeState> {
     match event {
-        Event::Done => Some(done),
-        Event::Failed => Some(failed),
-        Event::Begin(_)
-        | Event::GivenUp
-        | Event::FoundAvailable
-        | Event::FoundAttached
-        | Event::FoundStopped => None,
+        Event::Fail => Some(failed),
+        event if event == phase.ends() => Some(done),
+        _ => None,
     }
 }
 
-fn begin(phase: Phase) -> VolumeState {
-    match phase {
-        Phase::Create => VolumeState::Creating,
-        Phase::Attach => VolumeState::Attaching,
-        Phase::Detach => VolumeState::Detaching,
-        Phase::Delete => VolumeState::Deleting,
+/// While no step runs, one may begin, and what is observed wins.
+fn rest(event: Event) -> Option<VolumeState> {
+    match event {
+        Event::Create => Some(VolumeState::Creating),
+        Event::Attach => Some(VolumeState::Attaching),
+        Event::Detach => Some(VolumeState::Detaching),
+        Event::Delete => Some(VolumeState::Deleting),
+        Event::Ready => Some(VolumeState::Available),
+        Event::Attached => Some(VolumeState::Attached),
+        Event::Stopped => Some(VolumeState::Pending),
+        Event::Detached | Event::Deleted | Event::Fail | Event::Error | Event::Retry => None,
     }
 }
 
@@ -215,34 +258,21 @@ fn begin(phase: Phase) -> VolumeState {
 mod tests {
     use super::*;
 
-    const EVENTS: [Event; 10] = [
-        Event::Begin(Phase::Create),
-        Event::Begin(Phase::Attach),
-        Event::Begin(Phase::Detach),
-        Event::Begin(Phase::Delete),
-        Event::Done,
-        Event::Failed,
-        Event::GivenUp,
-        Event::FoundAvailable,
-        Event::FoundAttached,
-        Event::FoundStopped,
-    ];
-
-    /// Every pair, written down once more: state, then what each event of `EVENTS` leads to (`-`: illegal).
+    /// Every pair, written down once more: state, then what each event of `Event::ALL` leads to (`-`: illegal).
     const TABLE: [&str; 13] = [
-        "pending           creating attaching detaching deleting - - - available attached pending",
-        "creating          - - - - available creating_failed - - - -",
-        "creating_failed   creating attaching detaching deleting - - error available attached pending",
-        "available         creating attaching detaching deleting - - - available attached pending",
-        "attaching         - - - - attached attaching_failed - - - -",
-        "attaching_failed  creating attaching detaching deleting - - error available attached pending",
-        "attached          creating attaching detaching deleting - - - available attached pending",
-        "detaching         - - - - available detaching_failed - - - -",
-        "detaching_failed  creating attaching detaching deleting - - error available attached pending",
-        "deleting          - - - - deleted deleting_failed - - - -",
-        "deleting_failed   creating attaching detaching deleting - - error available attached pending",
-        "deleted           creating attaching detaching deleting - - - available attached pending",
-        "error             creating attaching detaching deleting - - - available attached pending",
+        "pending          creating available attaching attached detaching - deleting - - - - pending",
+        "creating         - available - - - - - - creating_failed - - -",
+        "creating_failed  creating available attaching attached detaching - deleting - - error pending pending",
+        "available        creating available attaching attached detaching - deleting - - - - pending",
+        "attaching        - - - attached - - - - attaching_failed - - -",
+        "attaching_failed creating available attaching attached detaching - deleting - - error pending pending",
+        "attached         creating available attaching attached detaching - deleting - - - - pending",
+        "detaching        - - - - - available - - detaching_failed - - -",
+        "detaching_failed creating available attaching attached detaching - deleting - - error pending pending",
+        "deleting         - - - - - - - deleted deleting_failed - - -",
+        "deleting_failed  creating available attaching attached detaching - deleting - - error pending pending",
+        "deleted          creating available attaching attached detaching - deleting - - - - pending",
+        "error            - available - attached - - - - - - pending pending",
     ];
 
     #[test]
@@ -250,7 +280,7 @@ mod tests {
         for (state, row) in VolumeState::ALL.into_iter().zip(TABLE) {
             let mut row = row.split_whitespace();
             assert_eq!(row.next(), Some(state.label()));
-            for event in EVENTS {
+            for event in Event::ALL {
                 let found = next(state, event).map_or("-", VolumeState::label);
                 assert_eq!(row.next(), Some(found), "{state:?} on {event:?}");
             }
@@ -262,15 +292,13 @@ mod tests {
     fn from_every_state_a_volume_can_still_come_to_life_and_be_removed() {
         for state in VolumeState::ALL {
             for phase in [Phase::Create, Phase::Delete] {
-                let idle = if state.is_busy() {
-                    next(state, Event::Failed).unwrap()
-                } else {
-                    state
+                let idle = match state {
+                    state if state.is_busy() => next(state, Event::Fail).unwrap(),
+                    VolumeState::Error => next(state, Event::Retry).unwrap(),
+                    state => state,
                 };
-                assert!(
-                    next(idle, Event::Begin(phase)).is_ok(),
-                    "{state:?} {phase:?}"
-                );
+                let begun = next(idle, phase.begins()).unwrap();
+                assert!(next(begun, phase.ends()).is_ok(), "{state:?} {phase:?}");
             }
         }
     }

@@ -6,15 +6,15 @@ use super::apply::Failure;
 use super::next;
 use super::report;
 use super::state::VolumeState;
-use super::step::{Blocked, BlockedKind, VolumePlan};
+use super::step::{Blocked, BlockedKind, Plan, VolumePlan};
 use crate::model::observed::{Observed, ObservedExport, ObservedPool, ObservedVolume};
 use crate::model::spec::{DesiredState, ExportSpec, OnRemove, VolumeSpec};
 use crate::model::status::{
-    Condition, PoolState, PoolStatus, QuarantineEntry, ReplicaState, ReplicaStatus, ResolveStatus,
-    Truth, VolumeStatus,
+    Condition, Orphan, PoolState, PoolStatus, QuarantineEntry, ReplicaState, ReplicaStatus,
+    ResolveStatus, Truth, VolumeStatus,
 };
 use crate::model::time::rfc3339;
-use crate::model::{PoolName, VolumeName};
+use crate::model::{PoolName, VolumeId, VolumeName};
 
 /// When and under which configuration a statement is made.
 #[derive(Clone, Debug)]
@@ -151,7 +151,7 @@ impl VolumeFacts<'_> {
 
     fn ready(&self) -> Statement {
         if let Some(failure) = self.failure.filter(|_| !self.goes_on()) {
-            let message = format!("{} (attempt {} failed)", failure.message, self.failures);
+            let message = self.attempts(failure);
             return statement("Ready", Truth::False, &failure.reason, &message)
                 .then(Some(self.tried_again()));
         }
@@ -180,11 +180,25 @@ impl VolumeFacts<'_> {
         }
     }
 
-    /// When what failed is tried again.
+    /// When what failed is tried again, if it is.
     fn tried_again(&self) -> String {
+        if self.state == VolumeState::Error {
+            return "nothing is tried until the files change, the daemon is reloaded or someone asks for it with \
+                    POST /v1/reconcile"
+                .to_owned();
+        }
         let when = self.again_at.as_deref();
         let when = when.map_or_else(|| "at once".to_owned(), |at| format!("at {at}"));
         format!("it is tried again {when}, or when the files change or a pool comes back")
+    }
+
+    /// Why an attempt failed, and how often it did.
+    fn attempts(&self, failure: &Failure) -> String {
+        let Failure { message, .. } = failure;
+        if self.state == VolumeState::Error {
+            return format!("{message} (given up after {} attempts)", self.failures);
+        }
+        format!("{message} (attempt {} failed)", self.failures)
     }
 
     /// Whether the volume serves as before although a step has failed.
@@ -196,7 +210,7 @@ impl VolumeFacts<'_> {
     /// A change of a volume that goes on without it.
     fn change_failed(&self) -> Option<Statement> {
         let failure = self.failure.filter(|_| self.goes_on())?;
-        let message = format!("{} (attempt {} failed)", failure.message, self.failures);
+        let message = self.attempts(failure);
         let failed = statement("ChangeFailed", Truth::True, &failure.reason, &message);
         Some(failed.then(Some(self.tried_again())))
     }
@@ -242,6 +256,13 @@ impl VolumeFacts<'_> {
             resolving: observed.and_then(resolving),
             resolved_bytes: observed.map_or(0, |volume| volume.resolved.get()),
             scrub: observed.and_then(|volume| volume.scrub.clone()),
+            serving: observed.is_some_and(|volume| volume.serving),
+            uuids: observed.map_or_else(Vec::new, |volume| match volume.ids.len() {
+                0 | 1 => Vec::new(),
+                _ => volume.ids.iter().copied().collect(),
+            }),
+            applied: observed.map(|volume| volume.applied.clone()),
+            exported: export.cloned(),
             conditions,
         }
     }
@@ -365,6 +386,7 @@ pub(super) fn pool_status(
         allocated_bytes: observed.map_or(0, |pool| pool.allocated.get()),
         committed_bytes: observed.map_or(0, |pool| pool.committed.get()),
         available_bytes: observed.map_or(0, |pool| pool.available.get()),
+        spec: spec.cloned(),
         conditions,
     }
 }
@@ -387,12 +409,57 @@ pub(super) fn quarantine(observed: &Observed) -> Vec<QuarantineEntry> {
             },
             pools: entry.applied.replicas.iter().cloned().collect(),
             allocated_bytes: entry.allocated.get(),
+            applied: Some(entry.applied.clone()),
         }
     });
     let mut entries: Vec<_> = entries.collect();
     entries
         .sort_by(|a, b| (&a.volume, &a.removed_at, &a.id).cmp(&(&b.volume, &b.removed_at, &b.id)));
     entries
+}
+
+/// What nobody declares, as `/v1/status` shows it: whole volumes first, then single files.
+pub(super) fn orphans(plan: &Plan, observed: &Observed) -> Vec<Orphan> {
+    let volumes = plan.orphans.iter().flat_map(|name| {
+        let volume = observed.volumes.get(name);
+        volume.into_iter().flat_map(move |volume| {
+            volume
+                .ids
+                .iter()
+                .map(move |id| undeclared(name, *id, volume))
+        })
+    });
+    let strays = observed.strays.iter().map(|stray| Orphan {
+        id: stray.replica.map(|replica| replica.uuid()),
+        reason: stray.why.reason.clone(),
+        message: stray.why.message.clone(),
+        volume: None,
+        size_bytes: 0,
+        pools: vec![stray.pool.clone()],
+        allocated_bytes: stray.allocated.get(),
+        applied: None,
+    });
+    volumes.chain(strays).collect()
+}
+
+fn undeclared(name: &VolumeName, id: VolumeId, volume: &ObservedVolume) -> Orphan {
+    let replicas = volume.replicas.iter();
+    Orphan {
+        id: Some(id.uuid()),
+        reason: "Undeclared".to_owned(),
+        message: format!(
+            "no table declares volume \"{name}\", and none that this node knows of ever did: it is kept. Add \
+             [volume.{name}], or any volume with uuid = \"{id}\", to adopt it; `volund orphans purge {id}` deletes it"
+        ),
+        volume: Some(name.clone()),
+        size_bytes: volume.applied.size.get(),
+        pools: replicas
+            .clone()
+            .map(|replica| replica.pool.clone())
+            .collect(),
+        allocated_bytes: replicas.map(|replica| replica.allocated_bytes).sum(),
+        applied: Some(volume.applied.clone()),
+    }
 }
 
 #[cfg(test)]

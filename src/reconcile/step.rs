@@ -37,6 +37,8 @@ pub struct Plan {
     pub purges: BTreeMap<String, Purge>,
     /// Removals that wait for `volund approve`.
     pub held: BTreeSet<VolumeName>,
+    /// Volumes on disk that nobody declares and that this node never had: nothing is done to them.
+    pub orphans: BTreeSet<VolumeName>,
 }
 
 /// What has to change about a pool.

@@ -9,15 +9,18 @@ use crate::model::policy::VolumePolicy;
 use crate::model::spec::{ExportSpec, OnRemove, VolumeSpec};
 use crate::units::Bytes;
 
-/// What is done to a volume, in a line.
-pub(super) fn summary(name: &str, volume: &VolumePlan, observed: &Observed) -> String {
+/// Each step that is done to a volume, in words.
+pub(super) fn steps(name: &str, volume: &VolumePlan, observed: &Observed) -> Vec<String> {
     let there = name.parse().ok();
     let there = there.and_then(|name| observed.volumes.get(&name));
+    let there = there.or_else(|| renamed(volume, observed));
+    let old_size = there.map(|volume| volume.applied.size);
+    let old_size = old_size.or_else(|| restored_size(volume, observed));
     let grows = volume.steps.iter().find_map(|step| match &step.action {
         VolumeAction::Grow { size } => Some(*size),
         _ => None,
     });
-    let size = grows.or(there.map(|volume| volume.applied.size));
+    let size = grows.or(old_size);
     let parts = volume.steps.iter().map(|step| match &step.action {
         VolumeAction::AddReplica { pool } => {
             format!(
@@ -25,9 +28,33 @@ pub(super) fn summary(name: &str, volume: &VolumePlan, observed: &Observed) -> S
                 size.unwrap_or_default()
             )
         }
+        VolumeAction::Grow { size } => {
+            format!("size {} -> {size} (online)", old_size.unwrap_or_default())
+        }
         action => words(action, there),
     });
-    parts.collect::<Vec<_>>().join("; ")
+    parts.collect()
+}
+
+/// The volume that another name is given to.
+fn renamed<'a>(volume: &VolumePlan, observed: &'a Observed) -> Option<&'a ObservedVolume> {
+    let mut steps = volume.steps.iter();
+    steps.find_map(|step| match &step.action {
+        VolumeAction::Rename { from } => observed.volumes.get(from),
+        _ => None,
+    })
+}
+
+/// The size of the data that is taken back.
+fn restored_size(volume: &VolumePlan, observed: &Observed) -> Option<Bytes> {
+    let mut entries = observed.quarantine.iter();
+    let entry = entries.find(|known| {
+        let mut steps = volume.steps.iter();
+        steps.any(
+            |step| matches!(&step.action, VolumeAction::Restore { entry } if *entry == known.id),
+        )
+    });
+    entry.map(|entry| entry.applied.size)
 }
 
 fn words(action: &VolumeAction, there: Option<&ObservedVolume>) -> String {
@@ -52,10 +79,7 @@ fn words(action: &VolumeAction, there: Option<&ObservedVolume>) -> String {
         VolumeAction::Configure(policy) => there.map_or_else(String::new, |volume| {
             policy_changes(&volume.applied.policy, policy)
         }),
-        VolumeAction::Grow { size } => {
-            let old = there.map(|volume| volume.applied.size).unwrap_or_default();
-            format!("size {old} -> {size} (online)")
-        }
+        VolumeAction::Grow { size } => format!("size -> {size} (online)"),
         VolumeAction::AddReplica { pool } => format!("replica added on {pool}"),
         VolumeAction::RemoveReplica { pool } => {
             let replicas = there

@@ -6,7 +6,7 @@ use super::layout::{
     DATA_OFFSET_UNIT, INTENT_OFFSET, LABEL_OFFSETS, MISSED_OFFSET, PAGE_SIZE, PAGES,
 };
 use super::replica::{OpenError, Replica, identity, newest_label};
-use crate::io::planted::{CREATION_UNSYNCED, is_planted};
+use crate::io::planted::{CREATION_UNSYNCED, is_planted, kill_point};
 use crate::io::slots::{SLOT_SIZE, Slot, SlotPair};
 use crate::io::{BlockDevice, BufferPool, IoBuffer, IoError, MemoryDevice};
 
@@ -89,9 +89,11 @@ async fn write_all<D: BlockDevice>(
         memory.read(LABEL_OFFSETS[0], &copy).await?;
         disk.write(LABEL_OFFSETS[0], &copy, false).await?;
     } else {
+        kill_point();
         disk.flush().await?;
         let label = |slot: &mut Slot| label.fill(slot);
         slots.replace(&disk, buffers, label).await?;
+        kill_point();
     }
     let opened = Replica::open(disk, buffers).await;
     opened.map_err(|error| match error {

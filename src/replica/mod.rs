@@ -11,6 +11,7 @@
 pub mod replica;
 
 pub mod bitmap;
+pub mod dump;
 mod errors;
 mod format;
 pub mod label;

@@ -11,11 +11,13 @@
 //! assembly without a witness demands every member (spec A5). Must never look into a pool. Start with [`dir`].
 
 pub mod dir;
+mod peek;
 pub mod records;
 pub mod store;
 pub mod witness;
 
 pub use dir::{StateDir, StateError};
+pub use peek::{Peeked, WitnessFound, peek, witnesses};
 pub use records::{AppliedConfig, Creation, History, MemberChange, VolumeRecord};
-pub use store::Store;
+pub use store::{Contents, Store};
 pub use witness::WitnessFile;

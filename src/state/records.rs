@@ -39,6 +39,9 @@ pub struct VolumeRecord {
     pub replicas: BTreeMap<PoolName, ReplicaId>,
     /// The number of its ublk device, from before it is started until after it is deleted.
     pub ublk: Option<u32>,
+    /// Whether its data is being purged: once no file of it is left, nothing needs to be remembered of it.
+    #[serde(default)]
+    pub purging: bool,
     /// When all of its replicas were last compared to the end, seconds since 1970-01-01 UTC.
     #[serde(default)]
     pub scrubbed_at_unix_seconds: Option<u64>,
@@ -51,6 +54,9 @@ pub struct Creation {
     pub name: VolumeName,
     /// The replicas it is made of.
     pub replicas: Vec<(PoolName, ReplicaId)>,
+    /// Why it failed, when its files were left for inspection.
+    #[serde(default)]
+    pub left: Option<String>,
 }
 
 /// A change of a running volume's members (spec section 10) that has touched, or may touch, a file: journalled before

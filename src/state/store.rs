@@ -14,7 +14,8 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::backends::InMemoryBackend;
+use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
@@ -33,12 +34,17 @@ const RECORDS: TableDefinition<'_, (&str, &str), &str> = TableDefinition::new("r
 
 /// What the database holds.
 #[derive(Clone, Debug, Default)]
-struct Contents {
-    applied: Option<AppliedConfig>,
-    pools: BTreeMap<PoolName, PoolId>,
-    volumes: BTreeMap<VolumeId, VolumeRecord>,
-    creations: BTreeMap<VolumeId, Creation>,
-    member_changes: BTreeMap<ReplicaId, MemberChange>,
+pub struct Contents {
+    /// The configuration that was last applied.
+    pub applied: Option<AppliedConfig>,
+    /// The id that each pool had when it was last opened.
+    pub pools: BTreeMap<PoolName, PoolId>,
+    /// What is remembered of volumes.
+    pub volumes: BTreeMap<VolumeId, VolumeRecord>,
+    /// Creations that were begun and not ended.
+    pub creations: BTreeMap<VolumeId, Creation>,
+    /// Changes of members that were begun and not ended.
+    pub member_changes: BTreeMap<ReplicaId, MemberChange>,
     histories: BTreeMap<VolumeId, History>,
     /// Until it is taken.
     journal: journal::Journal,
@@ -107,6 +113,35 @@ impl Store {
             contents: Arc::new(Mutex::new(contents)),
             changes,
         })
+    }
+
+    /// Reads a database without opening it: from a copy in memory, so that nothing is repaired in passing. Blocks.
+    ///
+    /// # Errors
+    /// [`StateError::Damaged`] when it can't be read.
+    pub fn peek(path: &Path) -> Result<Contents, StateError> {
+        let bytes = std::fs::read(path).map_err(StateError::io("read", path))?;
+        let damaged = |detail: String| StateError::Damaged {
+            path: path.to_owned(),
+            detail,
+        };
+        let read = catch_unwind(|| -> Result<Contents, Trouble> {
+            let copy = InMemoryBackend::new();
+            copy.set_len(u64::try_from(bytes.len())?)?;
+            StorageBackend::write(&copy, 0, &bytes)?;
+            read_all(&Database::builder().create_with_backend(copy)?)
+        });
+        match read {
+            Ok(Ok(contents)) => Ok(contents),
+            Ok(Err(error)) => Err(damaged(error.to_string())),
+            Err(_) => Err(damaged("its structure makes no sense".to_owned())),
+        }
+    }
+
+    /// All of it, as it is now.
+    #[must_use]
+    pub fn contents(&self) -> Contents {
+        self.read(|contents| contents.clone())
     }
 
     fn read<T>(&self, look: impl FnOnce(&mut Contents) -> T) -> T {

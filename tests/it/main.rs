@@ -13,6 +13,7 @@ mod inject;
     reason = "it measures a real machine in real time"
 )]
 mod late_control;
+mod offline;
 mod pool;
 mod vhost_data;
 mod vhost_guest;

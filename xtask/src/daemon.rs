@@ -23,6 +23,7 @@ const POLL: Duration = Duration::from_millis(10);
 pub(crate) struct Site {
     binary: PathBuf,
     mutant: Option<&'static str>,
+    kill_at: Option<u64>,
     state: Option<PathBuf>,
     disk: TempDir,
     runtime: TempDir,
@@ -77,6 +78,7 @@ impl Site {
         Ok(Site {
             binary: binary.to_path_buf(),
             mutant: None,
+            kill_at: None,
             state: None,
             disk,
             runtime: TempDir::new("run")?,
@@ -87,6 +89,11 @@ impl Site {
     /// Plants a bug in the daemon, which must be of [`build_mutants`].
     pub(crate) fn plant(&mut self, mutant: Option<&'static str>) {
         self.mutant = mutant;
+    }
+
+    /// Has the daemon killed at the step of this number, counted from its start; it must be of [`build_mutants`].
+    pub(crate) fn kill_at(&mut self, step: Option<u64>) {
+        self.kill_at = step;
     }
 
     /// Where the state folder is, if not below the site's own.
@@ -161,6 +168,10 @@ impl Site {
             .args(threads)
             .args(more)
             .envs(self.mutant.map(|mutant| ("VOLUND_MUTANT", mutant)))
+            .envs(
+                self.kill_at
+                    .map(|step| ("VOLUND_KILL_AT", step.to_string())),
+            )
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)
@@ -177,6 +188,11 @@ impl Site {
 impl Daemon {
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Whether it has ended, in whatever way.
+    pub(crate) fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
     }
 
     fn wait_ready(&self) -> Result<()> {

@@ -45,6 +45,10 @@ fn volume(name: &str, replicas: Vec<ReplicaStatus>, conditions: Vec<Condition>) 
         resolved_bytes: 131_072,
         resolving: None,
         scrub: None,
+        serving: true,
+        uuids: Vec::new(),
+        applied: None,
+        exported: None,
         conditions,
     }
 }
@@ -60,6 +64,7 @@ fn status() -> NodeStatus {
         allocated_bytes: 0,
         committed_bytes: 0,
         available_bytes: 0,
+        spec: None,
         conditions: vec![condition("Ready", Truth::True, "Online")],
     };
     let mirror = vec![
@@ -87,6 +92,7 @@ fn status() -> NodeStatus {
             ),
         ],
         quarantine: Vec::new(),
+        orphans: Vec::new(),
     }
 }
 

@@ -3,7 +3,7 @@
 use super::*;
 use crate::pool::{Place, QuarantineName};
 
-async fn open(engine: &Engine, node: &Node, pools: &[&str]) {
+pub(super) async fn open(engine: &Engine, node: &Node, pools: &[&str]) {
     for name in pools {
         let opened = engine.open_pool(&pool(name), &node.pool(name)).await;
         opened.unwrap();
@@ -193,6 +193,7 @@ fn a_journal_that_was_not_closed_is_closed_once_the_volume_runs() {
         let creation = Creation {
             name: db.clone(),
             replicas: vec![(pool("a"), replica_in(&engine, "a").await)],
+            left: None,
         };
         let id = engine.live(&db).unwrap().id;
         let store = &engine.shared.store;

@@ -51,6 +51,10 @@ fn status() -> NodeStatus {
         resolving: None,
         resolved_bytes: 0,
         scrub: None,
+        serving: true,
+        uuids: Vec::new(),
+        applied: None,
+        exported: None,
         conditions: vec![
             condition("Ready", Truth::False),
             condition("Degraded", Truth::True),
@@ -67,6 +71,7 @@ fn status() -> NodeStatus {
         pools: Vec::new(),
         volumes: vec![volume],
         quarantine: Vec::new(),
+        orphans: Vec::new(),
         revisions: Revisions::default(),
         drift: Vec::new(),
     }

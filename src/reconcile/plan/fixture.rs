@@ -54,6 +54,8 @@ pub(in crate::reconcile) fn spec(pools: &[&str]) -> VolumeSpec {
         export: socket(),
         on_remove: OnRemove::Retain,
         quarantine_for: Duration::from_secs(7 * 24 * 3600),
+        on_create_fail: Default::default(),
+        uuid: None,
         renamed_from: None,
         policy: VolumePolicy::default(),
         force_start: None,
@@ -76,6 +78,7 @@ pub(in crate::reconcile) fn running(pools: &[&str]) -> ObservedVolume {
     ObservedVolume {
         ids: BTreeSet::from([VolumeId::from_uuid(uuid::Uuid::from_u128(7))]),
         applied: applied(pools),
+        known: true,
         serving: true,
         problem: None,
         export: Some(ObservedExport {

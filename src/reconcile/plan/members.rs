@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::{Planner, blocked};
-use crate::model::observed::ObservedVolume;
+use crate::model::observed::{AppliedVolume, ObservedVolume};
 use crate::model::spec::VolumeSpec;
 use crate::model::status::ReplicaState;
 use crate::model::{PoolName, VolumeName};
@@ -35,21 +35,44 @@ impl Planner<'_> {
         if applied.size < wanted.size {
             plan.push(VolumeAction::Grow { size: wanted.size });
         }
-        self.add_members(name, wanted, local, plan);
+        self.add_members((name, applied), wanted, local, plan);
         remove_members(name, volume, local, plan);
     }
 
-    fn add_members(
+    /// What is left to change of a volume that is being opened as it was: a plan lists all that will be done.
+    pub(super) fn change_opened(
         &self,
-        name: &VolumeName,
+        (name, applied): (&VolumeName, &AppliedVolume),
         wanted: &VolumeSpec,
         local: &BTreeSet<PoolName>,
         plan: &mut VolumePlan,
     ) {
-        let Some(volume) = self.observed.volumes.get(name) else {
-            return;
-        };
-        let applied = &volume.applied;
+        if applied.size < wanted.size {
+            plan.push(VolumeAction::Grow { size: wanted.size });
+        }
+        // With the state folder lost, a listed pool may turn out to have a member once it is looked into.
+        if applied.members <= applied.replicas.len() {
+            self.add_members((name, applied), wanted, local, plan);
+        }
+        let dropped: Vec<&PoolName> = applied.replicas.difference(local).collect();
+        if !dropped.is_empty() {
+            plan.blocked.push(waiting(
+                "ReplicaRemovalWaiting",
+                format!(
+                    "volume \"{name}\" keeps its replica in {} until it runs and the others are in sync",
+                    list(dropped.iter().map(|pool| format!("\"{pool}\"")))
+                ),
+            ));
+        }
+    }
+
+    fn add_members(
+        &self,
+        (name, applied): (&VolumeName, &AppliedVolume),
+        wanted: &VolumeSpec,
+        local: &BTreeSet<PoolName>,
+        plan: &mut VolumePlan,
+    ) {
         let mut members = applied.members.max(applied.replicas.len());
         let is_missing =
             |pool: &&PoolName| local.contains(*pool) && !applied.replicas.contains(*pool);

@@ -413,3 +413,4 @@ fn of_many_volumes_only_the_one_that_was_edited_has_steps() {
 }
 
 mod members;
+mod orphans;

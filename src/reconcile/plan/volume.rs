@@ -30,7 +30,9 @@ impl Planner<'_> {
 
         let (source, existing) = self.existing(name);
         if let Some(volume) = existing {
-            if !self.is_unambiguous(source, volume, &mut plan) {
+            let is_meant = self.is_unambiguous(source, volume, &mut plan)
+                && is_the_data(name, wanted, volume, &mut plan);
+            if !is_meant {
                 return plan;
             }
             self.change(name, wanted, &local, &mut plan);
@@ -160,6 +162,7 @@ impl Planner<'_> {
                 spec: Box::new(spec),
                 creates: false,
             });
+            self.change_opened((name, &volume.applied), wanted, local, plan);
         } else if volume.applied.removal != policy {
             plan.push(VolumeAction::SetPolicy(policy));
         }
@@ -197,6 +200,17 @@ impl Planner<'_> {
         let Ok(restored) = self.restore(name, wanted, plan) else {
             return;
         };
+        if let (Some(id), None) = (wanted.uuid, restored) {
+            plan.blocked.push(blocked(
+                BlockedKind::Blocked,
+                "DataMissing",
+                format!(
+                    "volume \"{name}\" is to be the data of {id}, of which no replica is in a pool of this node; nothing \
+                     is created under a `uuid`: declare the pool that has it, or drop the key for a blank volume"
+                ),
+            ));
+            return;
+        }
         let mut spec = wanted.clone();
         spec.replicas.retain(|pool| local.contains(pool));
         if let Some(entry) = restored {
@@ -206,6 +220,9 @@ impl Planner<'_> {
             spec: Box::new(spec),
             creates: restored.is_none(),
         });
+        if let Some(entry) = restored {
+            self.change_opened((name, &entry.applied), wanted, local, plan);
+        }
         if wanted.export != ExportSpec::None {
             plan.push(export_action(wanted));
         }
@@ -222,8 +239,15 @@ impl Planner<'_> {
             let entries = self.observed.quarantine.iter();
             entries.filter(|entry| entry.volume == *name).collect()
         };
-        let mut entries = of(name);
-        if entries.is_empty()
+        let mut entries = match wanted.uuid {
+            Some(id) => {
+                let entries = self.observed.quarantine.iter();
+                entries.filter(|entry| entry.uuid == id).collect()
+            }
+            None => of(name),
+        };
+        if wanted.uuid.is_none()
+            && entries.is_empty()
             && let Some(old) = &wanted.renamed_from
             && !self.desired.volumes.contains_key(old)
         {
@@ -347,6 +371,38 @@ impl Planner<'_> {
             ));
         }
     }
+}
+
+/// Whether a volume is the data that its table's `uuid` asks for. One that serves stays what it is.
+fn is_the_data(
+    name: &VolumeName,
+    wanted: &VolumeSpec,
+    volume: &ObservedVolume,
+    plan: &mut VolumePlan,
+) -> bool {
+    let Some(id) = wanted.uuid.filter(|id| !volume.ids.contains(id)) else {
+        return true;
+    };
+    let found = list(&volume.ids);
+    if volume.serving {
+        plan.blocked.push(compare::refused(
+            "Immutable",
+            CODE_IMMUTABLE,
+            format!(
+                "uuid {found} -> {id} refused: immutable ({CODE_IMMUTABLE}); volume \"{name}\" stays the data that it is"
+            ),
+        ));
+        return true;
+    }
+    plan.blocked.push(blocked(
+        BlockedKind::Blocked,
+        "NameTaken",
+        format!(
+            "the table of volume \"{name}\" asks for the data of {id}, but the data of that name here is {found}: give \
+             one of them another name"
+        ),
+    ));
+    false
 }
 
 fn change_export(

@@ -7,7 +7,7 @@ use super::Reconciler;
 use crate::model::VolumeName;
 use crate::model::journal::{Drift, Revisions};
 use crate::model::observed::Observed;
-use crate::model::status::{NodeStatus, PoolStatus, VolumeStatus};
+use crate::model::status::{NodeStatus, Orphan, PoolStatus, VolumeStatus};
 use crate::reconcile::drift;
 use crate::reconcile::handle::Config;
 use crate::reconcile::report::PlanReport;
@@ -48,7 +48,9 @@ impl Reconciler {
             pools: pools,
             volumes: volumes,
             quarantine: status::quarantine(observed),
+            orphans: status::orphans(plan, observed),
         });
+        self.tell_orphans(&before.orphans, &moment.time);
         self.snapshot.plan = report;
     }
 
@@ -63,6 +65,25 @@ impl Reconciler {
         let in_place = objects.filter(|object| !differ.contains(object.as_str()));
         self.operations.in_place(in_place);
         self.drifts.note(found, &moment.time)
+    }
+
+    /// What nobody declares is told once.
+    fn tell_orphans(&self, before: &[Orphan], time: &str) {
+        for orphan in &self.snapshot.status.orphans {
+            if before.iter().any(|known| known.message == orphan.message) {
+                continue;
+            }
+            tracing::warn!(reason = %orphan.reason, "orphan: {}", orphan.message);
+            let object = match &orphan.volume {
+                Some(volume) => format!("volume.{volume}"),
+                None => orphan
+                    .pools
+                    .first()
+                    .map_or_else(String::new, |pool| format!("pool.{pool}")),
+            };
+            self.records
+                .tell(object, &orphan.reason, &orphan.message, time);
+        }
     }
 
     fn say_pools(

@@ -18,6 +18,7 @@ use crate::reconcile::plan::fixture::{Case, spec, volume_name};
 use crate::reconcile::step::{PoolAction, VolumeAction};
 use crate::units::Bytes;
 
+mod exactly;
 mod journal;
 mod many;
 
@@ -26,6 +27,8 @@ mod many;
 struct World {
     observed: Arc<Mutex<Observed>>,
     done: Arc<Mutex<Vec<String>>>,
+    /// The same, as it was asked for.
+    tasks: Arc<Mutex<Vec<Task>>>,
     /// Calls that contain this text fail.
     failing: Arc<Mutex<Option<String>>>,
     /// Calls about this volume wait for a permit.
@@ -39,6 +42,7 @@ impl World {
         Self {
             observed: Arc::default(),
             done: Arc::default(),
+            tasks: Arc::default(),
             failing: Arc::default(),
             hung: volume_name("hung"),
             gate: Arc::new(Semaphore::new(0)),
@@ -71,6 +75,7 @@ impl World {
         if failing.is_some_and(|failing| text.contains(&failing)) {
             return Err(Failure::new("NoSpace", "pool \"a\" is full"));
         }
+        lock(&self.tasks).push(task.clone());
         self.apply(task);
         Ok(())
     }
@@ -102,6 +107,12 @@ impl World {
                 observed.quarantine.retain(|known| known.id != entry);
                 format!("purge {entry}")
             }
+            Task::PurgeOrphan(id) => {
+                observed
+                    .volumes
+                    .retain(|_, volume| volume.ids.iter().all(|known| known.uuid() != id));
+                format!("purge orphan {id}")
+            }
             // Every configuration brings one.
             Task::Node(_) => return,
         };
@@ -126,9 +137,13 @@ fn volume(spec: &VolumeSpec) -> ObservedVolume {
             thin: Some(spec.thin),
             replicas: spec.replicas.iter().cloned().collect(),
             members: spec.replicas.len(),
-            removal: RemovalPolicy::default(),
+            removal: RemovalPolicy {
+                on_remove: spec.on_remove,
+                quarantine_for: spec.quarantine_for,
+            },
             policy: spec.policy.clone(),
         },
+        known: true,
         serving: true,
         problem: None,
         export: None,
@@ -190,10 +205,29 @@ fn apply_to_volume(observed: &mut Observed, name: &VolumeName, action: VolumeAct
             there.applied.members += 1;
             format!("add {pool} to {name}")
         }
-        VolumeAction::Rename { .. }
-        | VolumeAction::SetPolicy(_)
-        | VolumeAction::Grow { .. }
-        | VolumeAction::RemoveReplica { .. } => unreachable!("no test asks"),
+        VolumeAction::Rename { from } => {
+            let mut renamed = observed.volumes.remove(&from).expect("it is there");
+            (renamed.serving, renamed.export) = (false, None);
+            observed.volumes.insert(name.clone(), renamed);
+            format!("rename {from} to {name}")
+        }
+        VolumeAction::SetPolicy(policy) => {
+            let there = observed.volumes.get_mut(name).expect("it is there");
+            there.applied.removal = policy;
+            format!("set policy of {name}")
+        }
+        VolumeAction::Grow { size } => {
+            let there = observed.volumes.get_mut(name).expect("it is there");
+            there.applied.size = size;
+            format!("grow {name}")
+        }
+        VolumeAction::RemoveReplica { pool } => {
+            let there = observed.volumes.get_mut(name).expect("it is there");
+            there.applied.replicas.remove(&pool);
+            there.applied.members -= 1;
+            there.replicas.retain(|replica| replica.pool != pool);
+            format!("remove {pool} from {name}")
+        }
     }
 }
 
@@ -294,6 +328,34 @@ async fn a_failure_is_a_condition_and_is_tried_again() {
     assert!(snapshot.stats.passes_failed > 0);
 
     *lock(&world.failing) = None;
+    handle.kick();
+    until(&handle, |snapshot| is(snapshot, "db", "Attached")).await;
+}
+
+/// After `max_attempts` nothing is tried any more, whatever else happens, until somebody asks.
+#[tokio::test]
+async fn what_failed_too_often_rests_until_reconcile_is_asked_for() {
+    let world = World::new();
+    *lock(&world.failing) = Some("Ensure {".to_owned());
+    let handle = begin(&world);
+    let mut case = Case::new().wants("db", spec(&["a"]));
+    let (retry, millisecond) = (&mut case.desired.policy.retry, Duration::from_millis(1));
+    (retry.max_attempts, retry.initial_wait, retry.max_wait) = (3, millisecond, millisecond);
+    handle.apply(config(case, 1));
+    let snapshot = until(&handle, |snapshot| is(snapshot, "db", "Error")).await;
+    let ready = &of(&snapshot, "db").unwrap().conditions[0];
+    assert!(
+        ready.message.contains("given up after 3 attempts"),
+        "{ready:?}"
+    );
+
+    *lock(&world.failing) = None;
+    for _ in 0..20 {
+        world.changes.send_modify(|count| *count += 1);
+        tokio::time::sleep(2 * millisecond).await;
+    }
+    assert!(is(&handle.snapshot(), "db", "Error"));
+    assert_eq!(world.done(), "open a, open b");
     handle.kick();
     until(&handle, |snapshot| is(snapshot, "db", "Attached")).await;
 }

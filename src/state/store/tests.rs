@@ -23,6 +23,7 @@ fn what_was_written_is_there_after_reopening() {
     let creation = Creation {
         name: "db".parse().unwrap(),
         replicas: Vec::new(),
+        left: None,
     };
     let applied = AppliedConfig {
         generation: 3,

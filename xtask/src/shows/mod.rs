@@ -7,11 +7,14 @@ mod config_edits;
 mod crash;
 mod dashboard;
 mod disk_loss;
+mod fifty;
 mod hung_disk;
 mod idle;
 mod isolation;
+mod kill_points;
 mod loop_pool;
 mod lost_state;
+mod mutated_configs;
 mod package;
 mod partial_rebuild;
 mod pool_failure;
@@ -42,7 +45,7 @@ pub(crate) struct Show {
     round: fn(seed: u64) -> Result<String>,
 }
 
-pub(crate) const SHOWS: [Show; 39] = [
+pub(crate) const SHOWS: [Show; 42] = [
     Show {
         name: "demo",
         about: "the main job, as a newcomer sees it",
@@ -133,6 +136,27 @@ pub(crate) const SHOWS: [Show; 39] = [
         rounds_in_test: 4,
         rounds_in_soak: 10,
         round: config_edits::round,
+    },
+    Show {
+        name: "mutated-configs",
+        about: "500 mutated configurations a round against a node with data: no byte lost, no I/O error",
+        rounds_in_test: 1,
+        rounds_in_soak: 20,
+        round: mutated_configs::round,
+    },
+    Show {
+        name: "fifty",
+        about: "50 volumes in one edit, one of which can't be made: it is tried again, and made when there is room",
+        rounds_in_test: 1,
+        rounds_in_soak: 5,
+        round: fifty::round,
+    },
+    Show {
+        name: "kill-points",
+        about: "kill -9 at every step of creating, removing and purging a volume: nothing leaked, nothing lost",
+        rounds_in_test: 1,
+        rounds_in_soak: 3,
+        round: kill_points::round,
     },
     Show {
         name: "prometheus",
