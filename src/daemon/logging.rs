@@ -39,7 +39,10 @@ pub(super) fn start(format: LogFormat, times: Times) -> Result<()> {
         LogFormat::Auto if under_systemd => {
             let style = standard().without_time().with_level(false);
             let style = Journal(style.with_target(false).with_ansi(false));
-            lines().event_format(limited(style, times)).boxed()
+            lines()
+                .with_ansi(false)
+                .event_format(limited(style, times))
+                .boxed()
         }
         LogFormat::Auto | LogFormat::Text => text(times),
         LogFormat::Json => tracing_subscriber::fmt::layer()

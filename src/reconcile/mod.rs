@@ -56,6 +56,7 @@ mod copies;
 mod drift;
 pub mod events;
 pub mod handle;
+mod leftover;
 mod naming;
 mod next;
 pub mod operations;

@@ -208,20 +208,22 @@ mod tests {
             limit: Mutex::default(),
         };
         let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
             .event_format(journal)
             .with_writer(lines.clone())
             .finish();
         tracing::subscriber::with_default(subscriber, || {
-            let task = tracing::info_span!("task", id = 7);
-            let _entered = task.enter();
-            tracing::error!(volume = "db", "first\nsecond");
-            tracing::error!(volume = "db", "first\nsecond");
+            let operation = tracing::info_span!("operation", id = 7);
+            let _entered = operation.enter();
+            for _ in 0..2 {
+                tracing::error!(volume = "db", "first\nsecond");
+            }
             tracing::info!("done");
         });
         let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
         assert_eq!(
             text,
-            "<3>task{id=7}: first\n<3>second volume=\"db\"\n<6>task{id=7}: done\n"
+            "<3>operation{id=7}: first\n<3>second volume=\"db\"\n<6>operation{id=7}: done\n"
         );
     }
 }

@@ -10,6 +10,7 @@ use crate::model::observed::Observed;
 use crate::model::status::{NodeStatus, Orphan, PoolStatus, VolumeStatus};
 use crate::reconcile::drift;
 use crate::reconcile::handle::Config;
+use crate::reconcile::leftover;
 use crate::reconcile::report::PlanReport;
 use crate::reconcile::state::VolumeState;
 use crate::reconcile::status::{self, Moment, VolumeFacts};
@@ -47,8 +48,8 @@ impl Reconciler {
             version: before.version.clone(),
             pools: pools,
             volumes: volumes,
-            quarantine: status::quarantine(observed),
-            orphans: status::orphans(plan, observed),
+            quarantine: leftover::quarantine(observed),
+            orphans: leftover::orphans(plan, observed),
         });
         self.tell_orphans(&before.orphans, &moment.time);
         self.snapshot.plan = report;

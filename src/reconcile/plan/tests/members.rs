@@ -153,14 +153,14 @@ fn a_larger_size_and_another_policy_change_a_running_volume() {
         .wants("db", wanted.clone())
         .has("db", volume(&[("a", InSync)]))
         .check("db", "configure grow 2GiB");
-    // One that does not run is opened as it is, and changes then.
+    // One that does not run is opened as it is, and changes then, in the same plan.
     let mut stopped = volume(&[("a", InSync), ("b", InSync)]);
     stopped.serving = false;
     stopped.export = None;
-    let plan = case()
-        .wants("db", wanted)
-        .has("db", stopped)
-        .check("db", "open export");
+    let plan = case().wants("db", wanted).has("db", stopped).check(
+        "db",
+        "open grow 2GiB export ChangePending/ReplicaRemovalWaiting",
+    );
     let VolumeAction::Ensure { spec, .. } = &plan.volumes[&volume_name("db")].steps[0].action
     else {
         panic!("the first step opens the volume");
@@ -174,7 +174,10 @@ fn data_that_comes_back_from_quarantine_is_opened_with_the_copies_that_it_has() 
     let plan = case()
         .wants("db", spec(&["b"]))
         .has_quarantined(super::quarantined("db", 20, &["a"]))
-        .check("db", "restore db@20 open export");
+        .check(
+            "db",
+            "restore db@20 open add b export ChangePending/ReplicaRemovalWaiting",
+        );
     let VolumeAction::Ensure { spec, creates } = &plan.volumes[&volume_name("db")].steps[1].action
     else {
         panic!("the second step opens the volume");
