@@ -12,6 +12,7 @@ use super::mutant::Mutant;
 use super::witness::Witness;
 use crate::io::{BlockDevice, BufferPool, Clock, Rng, Spawn};
 use crate::model::{GenerationId, NodeId, PoolId, PoolName, ReplicaId, VolumeId, VolumeName};
+use crate::units::GIB;
 
 /// The types that a nexus is built from: the real ones in `engine/`, the simulated ones in tests.
 pub trait NexusEnv: 'static {
@@ -25,6 +26,9 @@ pub trait NexusEnv: 'static {
     type Spawn: Spawn;
     /// The record outside the replicas.
     type Witness: Witness;
+
+    /// A rebuild does not copy again what it copied this long ago, or so many bytes, whichever is less (spec B5).
+    const CHECKPOINT: (Duration, u64) = (Duration::from_secs(5), GIB);
 }
 
 /// A disk that has not answered for so long.

@@ -48,6 +48,8 @@ pub enum Mutant {
     CopyWithoutLock,
     /// B7: a rebuild ends without a flush of its target.
     NoFlushAfterCopy,
+    /// B5: a checkpoint believes copies that ended while it flushed.
+    FinishedWhileFlushing,
     /// B3: a partial rebuild copies what the others know that the target lacks, and not what the target itself says.
     OwnBitsForgotten,
     /// E6: a disk that comes back without its cache is the same one. In production it is the kernel that gives an open
@@ -77,7 +79,7 @@ impl Mutant {
     ];
 
     /// Further ones.
-    pub const OTHERS: [Self; 8] = [
+    pub const OTHERS: [Self; 9] = [
         Self::ResolveWithoutWriting,
         Self::FlushNoop,
         Self::FlushRetried,
@@ -86,6 +88,7 @@ impl Mutant {
         Self::StaleAdmitted,
         Self::NoPrivateCopy,
         Self::FailedWriteForgotten,
+        Self::FinishedWhileFlushing,
     ];
 
     /// All of them.

@@ -14,11 +14,7 @@ use super::rebuild::{Job, RebuildError};
 use super::throttle::{Pace, Throttle};
 use crate::io::{Clock, IoBuffer, IoError, Spawn, ZeroOptions, join_all};
 use crate::replica::BitmapKind;
-use crate::units::GIB;
 
-/// A checkpoint after this time, or this many bytes, whichever is first (spec B5).
-const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
-const CHECKPOINT_BYTES: u64 = GIB;
 /// Zeroes are looked for in units of this many bytes, so that a thin target stays as thin as its source.
 const ZERO_UNIT: usize = 4096;
 
@@ -55,8 +51,9 @@ impl<E: NexusEnv> Inner<E> {
         loop {
             self.check_copying(job)?;
             let now = clock.now();
-            let is_due = now.saturating_sub(last.at) >= CHECKPOINT_INTERVAL
-                || job.copied.get() - last.copied >= CHECKPOINT_BYTES;
+            let (interval, bytes) = E::CHECKPOINT;
+            let is_due =
+                now.saturating_sub(last.at) >= interval || job.copied.get() - last.copied >= bytes;
             if is_due {
                 last.copied = job.copied.get();
                 self.checkpoint(job).await?;
@@ -112,16 +109,15 @@ impl<E: NexusEnv> Inner<E> {
         let (inner, job) = (Rc::clone(self), Rc::clone(job));
         self.parts.spawn.spawn(async move {
             let started = inner.parts.clock.now();
-            let len = run.end - run.start;
             let result = inner.copy(&job, run).await;
             let now = inner.parts.clock.now();
             job.last_copy.set(now.saturating_sub(started));
             job.copying.set(job.copying.get() - 1);
             match result {
-                Ok(()) => {
-                    job.copied.set(job.copied.get() + len);
+                Ok(copied) => {
+                    job.copied.set(job.copied.get() + copied);
                     let mut rate = job.rate.get();
-                    let is_news = rate.add(len, now);
+                    let is_news = rate.add(copied, now);
                     job.rate.set(rate);
                     if is_news {
                         inner.touch();
@@ -133,15 +129,33 @@ impl<E: NexusEnv> Inner<E> {
         });
     }
 
-    /// B4 for one run of chunks.
+    /// B4 for one run of chunks: what is left to do of it once it is locked. What was resolved or written by clients
+    /// meanwhile is on the target, and a checkpoint may have taken it off the target's list. Answers the bytes copied.
     async fn copy(
         self: &Rc<Self>,
         job: &Rc<Job<E::Disk>>,
         run: Range<u64>,
-    ) -> Result<(), RebuildError> {
+    ) -> Result<u64, RebuildError> {
         let lock = self.lock_resolved(&run).await?;
         let _lock = (!self.parts.breaks(Mutant::CopyWithoutLock)).then_some(lock);
-        self.check_copying(job)?;
+        let (mut from, mut copied) = (run.start, 0);
+        loop {
+            let left = from..run.end;
+            let part = job.todo.borrow().run_in(&left, run.end - run.start);
+            let Some(part) = part else {
+                return Ok(copied);
+            };
+            (from, copied) = (part.end, copied + part.end - part.start);
+            self.check_copying(job)?;
+            self.copy_locked(job, part).await?;
+        }
+    }
+
+    async fn copy_locked(
+        self: &Rc<Self>,
+        job: &Rc<Job<E::Disk>>,
+        run: Range<u64>,
+    ) -> Result<(), RebuildError> {
         let len = usize::try_from(run.end - run.start).expect("a run is 1 MiB at most");
         let data = match self.read_any(run.start, len).await {
             Ok((_, data)) => data,
@@ -235,13 +249,16 @@ impl<E: NexusEnv> Inner<E> {
         self: &Rc<Self>,
         job: &Rc<Job<E::Disk>>,
     ) -> Result<(), RebuildError> {
-        let finished = self.finished(job);
+        let mut finished = self.finished(job);
         if finished.is_empty() {
             return Ok(());
         }
         // Submitted only now: what was finished later is not believed.
         if !self.parts.breaks(Mutant::NoFlushAfterCopy) {
             self.on_target(job, self.flush_child(job.slot)).await?;
+        }
+        if self.parts.breaks(Mutant::FinishedWhileFlushing) {
+            finished = self.finished(job);
         }
         let target = Rc::clone(&job.target);
         self.on_target(job, async move {

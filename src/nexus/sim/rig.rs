@@ -28,6 +28,9 @@ impl NexusEnv for SimEnv {
     type Rng = SimNode;
     type Spawn = SimNode;
     type Witness = SimWitness;
+
+    /// So small that copies are under way at most checkpoints.
+    const CHECKPOINT: (Duration, u64) = (Duration::from_millis(50), 256 << 10);
 }
 
 /// A witness that is always durable, sometimes slow, and not there when told so. Clones are the same one.
