@@ -77,7 +77,7 @@ families! {
     POOL_COMMITTED = gauge("volund_pool_committed_bytes", "Sum of the full sizes of the pool's replicas.");
     POOL_AVAILABLE = gauge(
         "volund_pool_available_bytes",
-        "Bytes that new replicas can still get, the reserve and `overcommit` taken into account."
+        "Bytes that new replicas can still get, the reserve taken off."
     );
     POOL_STATE = gauge("volund_pool_state", "1 for the state that the pool is in, 0 for the others.");
 

@@ -54,7 +54,7 @@ impl Stage {
         text.push_str(&pool_table("a", &self.site.path("a")));
         text.push_str(&pool_table("b", &self.site.path("b")));
         text.push_str(&pool_table("c", &self.disk.pool()));
-        text.push_str("overcommit = 4.0\n[pool.small]\nmemory = \"18MiB\"\n");
+        text.push_str("[pool.small]\nmemory = \"18MiB\"\n");
         text.push_str(
             "[volume.db]\nsize = \"64MiB\"\nreplicas = [\"a\", \"b\"]\nio_timeout = \"60s\"\n\
              rebuild_bandwidth = \"1MiB/s\"\nexport = { vhost-user = { queues = 2 } }\n\
