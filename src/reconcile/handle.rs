@@ -141,7 +141,8 @@ impl Refusal {
 pub type Answer<T> = Result<T, Refusal>;
 
 pub(super) enum Command {
-    Apply(Box<Config>),
+    /// With what is wrong with the files on disk, if those are others.
+    Apply(Box<Config>, Option<(String, Revision)>),
     ConfigError(Option<String>, Option<Revision>),
     Resume(Box<Saved>),
     Kick,
@@ -216,7 +217,14 @@ impl Handle {
 
     /// Puts a configuration in force.
     pub fn apply(&self, config: Config) {
-        self.send(Command::Apply(Box::new(config)));
+        self.send(Command::Apply(Box::new(config), None));
+    }
+
+    /// As [`Handle::apply`], for what was in force before the start: the files on disk were refused. `error` says why,
+    /// `refused` which they are.
+    pub fn apply_last_good(&self, config: Config, error: String, refused: Revision) {
+        let wrong = Some((error, refused));
+        self.send(Command::Apply(Box::new(config), wrong));
     }
 
     /// Notes what is wrong with the files on disk and which they are, or that nothing is any more. What is in force
