@@ -194,3 +194,30 @@ pub fn first_after(newest: u64) -> u64 {
         _ => (newest / STEP).saturating_add(2).saturating_mul(STEP) + 1,
     }
 }
+
+/// Longest text of an event or an operation, bytes: a thousand are kept in memory, and someone may have sent them.
+pub const TEXT_BYTES_MAX: usize = 4096;
+
+/// A text as the journal keeps it: cut off with an ellipsis when it is too long.
+#[must_use]
+pub fn clipped(text: &str) -> String {
+    if text.len() <= TEXT_BYTES_MAX {
+        return text.to_owned();
+    }
+    format!("{}...", &text[..text.floor_char_boundary(TEXT_BYTES_MAX)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        let fits = "x".repeat(TEXT_BYTES_MAX);
+        assert_eq!(clipped(&fits), fits);
+        let odd = format!("x{}", "\u{e4}".repeat(TEXT_BYTES_MAX));
+        let cut = clipped(&odd);
+        assert!(odd.starts_with(cut.strip_suffix("...").unwrap()));
+        assert!(cut.len() <= TEXT_BYTES_MAX + 3, "{}", cut.len());
+    }
+}
