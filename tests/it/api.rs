@@ -219,6 +219,32 @@ fn events_are_followed_over_a_restart_and_none_is_told_twice() {
     );
 }
 
+/// No status knows of an edit that was made a moment ago.
+#[test]
+fn who_waits_after_an_edit_waits_for_that_edit() {
+    let node = started(&format!("{POOL}{DB}"));
+    node.said(&["wait", "--all"]);
+    node.configure(&format!("{POOL}{DB}{WEB}"));
+    node.said(&["wait", "--all"]);
+    assert_eq!(node.volume("web").unwrap().state, "Available");
+    node.configure(&format!("{POOL}{}{WEB}", DB.replace("16MiB", "24MiB")));
+    node.said(&["wait", "--all", "--for", "InPlace"]);
+    assert_eq!(node.volume("db").unwrap().size_bytes, 24 << 20);
+}
+
+/// A daemon that hangs, and a socket that is closed to whoever asks.
+#[test]
+fn who_waits_is_told_in_time() {
+    let node = Node::new();
+    let socket = node.path("run/admin.sock");
+    fs::create_dir_all(socket.parent().unwrap()).unwrap();
+    let _silent = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let waited = node.volund(&["wait", "--all", "--timeout", "200ms"]);
+    assert_eq!(waited.status.code(), Some(4), "{waited:?}");
+    let said = String::from_utf8(waited.stdout).unwrap();
+    assert!(said.contains("did not answer"), "{said}");
+}
+
 #[test]
 fn a_volumes_device_is_told_and_scrubs_are_joined() {
     let node = started(&format!("{POOL}{DB}{WEB}"));
