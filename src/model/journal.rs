@@ -28,7 +28,7 @@ pub struct Revision {
     pub generation: Option<u64>,
     /// SHA-256 over names and contents of the files, hexadecimal.
     pub hash: String,
-    /// The commit that was checked out when the files were read, if they are in a git work tree.
+    /// The commit that was checked out when the files were last looked at, if they are in a git work tree.
     pub commit: Option<String>,
 }
 

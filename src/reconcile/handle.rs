@@ -28,7 +28,7 @@ pub struct Config {
     pub generation: u64,
     /// SHA-256 over its files, hexadecimal.
     pub hash: String,
-    /// The commit that its files were read from, if they are in a git work tree.
+    /// The commit that is checked out, if its files are in a git work tree.
     pub commit: Option<String>,
     /// When it was accepted, RFC 3339.
     pub applied_at: String,
@@ -144,6 +144,7 @@ pub(super) enum Command {
     /// With what is wrong with the files on disk, if those are others.
     Apply(Box<Config>, Option<(String, Revision)>),
     ConfigError(Option<String>, Option<Revision>),
+    Commit(Option<String>),
     Resume(Box<Saved>),
     Kick,
     Plan(Option<Box<DesiredState>>, oneshot::Sender<PlanReport>),
@@ -231,6 +232,11 @@ impl Handle {
     /// stays.
     pub fn set_config_error(&self, error: Option<String>, refused: Option<Revision>) {
         self.send(Command::ConfigError(error, refused));
+    }
+
+    /// Notes that another commit is checked out, with the same files.
+    pub fn set_commit(&self, commit: Option<String>) {
+        self.send(Command::Commit(commit));
     }
 
     /// Tries everything again at once, whatever failed before.

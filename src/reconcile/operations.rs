@@ -161,6 +161,11 @@ impl Operations {
         });
     }
 
+    /// The same configuration is of another commit from now on.
+    pub(super) fn checked_out(&self, revision: Revision) {
+        self.lock().revision = Some(revision);
+    }
+
     /// Objects that are as wanted: what is done to them from now on is about drift.
     pub(super) fn in_place(&self, objects: impl Iterator<Item = String>) {
         self.lock().in_place.extend(objects);
@@ -319,8 +324,12 @@ impl Kept {
     /// Whether an operation is still kept, and was planned for the configuration in force: a step that was under way when
     /// another one came fails for the one before.
     fn is_of_now(&self, id: u64) -> bool {
+        let files = |revision: &Option<Revision>| {
+            let revision = revision.as_ref();
+            revision.map(|revision| (revision.generation, revision.hash.clone()))
+        };
         self.find(id)
-            .is_some_and(|operation| operation.revision == self.revision)
+            .is_some_and(|operation| files(&operation.revision) == files(&self.revision))
     }
 
     fn cause(&self, object: &str) -> Cause {

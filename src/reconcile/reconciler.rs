@@ -200,6 +200,12 @@ impl Reconciler {
             Command::ConfigError(error, refused) => {
                 (self.config_error, self.refused) = (error, refused);
             }
+            Command::Commit(commit) => {
+                if let Some(config) = &mut self.config {
+                    Arc::make_mut(config).commit = commit;
+                    self.operations.checked_out(config.revision());
+                }
+            }
             Command::Resume(saved) => {
                 self.last_good = saved.last_good;
                 self.drifts = Drifts::new(saved.drift_since);

@@ -102,6 +102,19 @@ fn operations_tell_their_cause_and_revision_and_survive_restarts() {
     );
     assert_eq!(node.metric(&info), Some(1.0));
 
+    // The edit is committed, or a commit changes other files.
+    let next = COMMIT.replace('0', "f");
+    fs::write(node.path(".git/HEAD"), &next).unwrap();
+    node.hang_up();
+    node.until("the commit is followed", |node| {
+        let revisions = node.status().unwrap().revisions;
+        let commits = [revisions.applied, revisions.last_good];
+        let mut commits = commits.into_iter().map(|revision| revision?.commit);
+        commits.all(|commit| commit.as_deref() == Some(next.as_str()))
+    });
+    assert_eq!(node.status().unwrap().generation, 2);
+    assert_eq!(newest(&node, "volume.web", "Create").unwrap(), create);
+
     node.stop();
     node.start();
     node.until_attached("db");
