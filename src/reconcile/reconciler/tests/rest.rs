@@ -36,10 +36,11 @@ async fn a_failure_that_can_not_be_tried_again_now_is_no_reason_to_look_around_a
         reason: "PathMissing".to_owned(),
         message: "it is gone".to_owned(),
     };
-    let mut observed = lock(&world.observed);
-    let pool = observed.pools.get_mut(&pool_name("a"));
-    pool.expect("it is open").problem = Some(problem);
-    drop(observed);
+    let break_pool = |observed: &mut Observed| {
+        let pool = observed.pools.get_mut(&pool_name("a"));
+        pool.expect("it is open").problem = Some(problem);
+    };
+    break_pool(&mut lock(&world.observed));
     world.changes.send_modify(|count| *count += 1);
     let passes = passes(&handle).await;
     assert!(passes <= PASSES_MAX, "{passes} passes");
