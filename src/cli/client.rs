@@ -7,11 +7,10 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
-use crate::http::Problem;
 use crate::http::problem::Code;
 use crate::model::journal::EventRecord;
 
@@ -36,12 +35,12 @@ pub enum ClientError {
     #[error("the daemon's answer broke off: {0}")]
     Http(#[from] hyper::Error),
     /// The daemon is there but silent.
-    #[error("the daemon did not answer within {} s", DEADLINE.as_secs())]
-    Deadline,
+    #[error("the daemon did not answer within {} s", .0.as_secs())]
+    Deadline(Duration),
     /// The daemon refused.
     #[error("{message}")]
     Refused {
-        /// What is wrong; none when the answer has no code.
+        /// What is wrong; none when the answer has no code that this version knows.
         code: Option<Code>,
         /// What the daemon says, with its help.
         message: String,
@@ -78,8 +77,13 @@ impl Client {
 
     /// GETs `path`.
     pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        let answer = self.ask(Method::GET, path, Vec::new())?;
+        let answer = self.ask(Method::GET, path, Vec::new(), DEADLINE)?;
         Ok(serde_json::from_slice(&answer)?)
+    }
+
+    /// GETs `path` as it is, and waits no longer than `patience`.
+    pub(super) fn get_within(&self, path: &str, patience: Duration) -> Result<Bytes, ClientError> {
+        self.ask(Method::GET, path, Vec::new(), patience.min(DEADLINE))
     }
 
     /// POSTs `question` to `path`.
@@ -88,7 +92,7 @@ impl Client {
         path: &str,
         question: &Q,
     ) -> Result<T, ClientError> {
-        let answer = self.ask(Method::POST, path, serde_json::to_vec(question)?)?;
+        let answer = self.ask(Method::POST, path, serde_json::to_vec(question)?, DEADLINE)?;
         Ok(serde_json::from_slice(&answer)?)
     }
 
@@ -142,11 +146,17 @@ impl Client {
             .block_on(async { tokio::time::sleep(duration).await });
     }
 
-    fn ask(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Bytes, ClientError> {
+    fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+        patience: Duration,
+    ) -> Result<Bytes, ClientError> {
         let answer = async {
-            tokio::time::timeout(DEADLINE, exchange(&self.socket, method, path, body))
+            tokio::time::timeout(patience, exchange(&self.socket, method, path, body))
                 .await
-                .map_err(|_| ClientError::Deadline)?
+                .map_err(|_| ClientError::Deadline(patience))?
         };
         self.runtime.block_on(answer)
     }
@@ -200,15 +210,25 @@ fn request(method: Method, path: &str, body: Vec<u8>, accept: &str) -> Request<F
         .expect("method, path and headers are well formed")
 }
 
+/// A [`Problem`], also of a later release that has other codes.
+///
+/// [`Problem`]: crate::http::Problem
+#[derive(Debug, Deserialize)]
+struct Answer {
+    code: serde_json::Value,
+    message: String,
+    help: Option<String>,
+}
+
 /// The daemon's own words if there are any.
 fn refusal(body: &[u8], status: StatusCode) -> ClientError {
-    match serde_json::from_slice::<Problem>(body) {
-        Ok(Problem {
+    match serde_json::from_slice(body) {
+        Ok(Answer {
             code,
             message,
             help,
         }) => ClientError::Refused {
-            code: Some(code),
+            code: serde_json::from_value(code).ok(),
             message: match help {
                 Some(help) => format!("{message}\n  help: {help}"),
                 None => message,
@@ -218,5 +238,24 @@ fn refusal(body: &[u8], status: StatusCode) -> ClientError {
             code: None,
             message: format!("the daemon answered with status {status}"),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_daemons_words_are_passed_on_though_its_code_is_not_known() {
+        let check = |code: &str, expected: Option<Code>| {
+            let body = format!(r#"{{"code":"{code}","message":"no","help":null,"more":1}}"#);
+            let refused = refusal(body.as_bytes(), StatusCode::CONFLICT);
+            let ClientError::Refused { code, message } = refused else {
+                panic!("{refused:?}");
+            };
+            assert_eq!((code, message.as_str()), (expected, "no"));
+        };
+        check("Busy", Some(Code::Busy));
+        check("OfALaterRelease", None);
     }
 }

@@ -1,18 +1,22 @@
 //! `volund wait`.
 
+use std::io::ErrorKind;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
+use hyper::body::Bytes;
 use jiff::SignedDuration;
 
 use super::args::{Format, Global};
 use super::client::{Client, ClientError};
 use super::plan::json;
 use super::{CliError, EXIT_NOT_READY, Outcome};
+use crate::http::problem::Code;
 use crate::io::clock;
 use crate::model::VolumeName;
 use crate::model::status::{NodeStatus, Truth, VolumeStatus};
+use crate::reconcile::report::PlanReport;
 
 /// Time between two looks.
 const LOOK: Duration = Duration::from_millis(250);
@@ -86,19 +90,18 @@ impl FromStr for Patience {
 pub(super) fn run(global: &Global, args: &WaitArgs) -> Result<Outcome, CliError> {
     let client = Client::new(&global.admin_socket())?;
     let began = clock::monotonic();
+    let rest = || args.timeout.0.saturating_sub(began.elapsed());
     loop {
-        let left = match client.get::<NodeStatus>("/v1/status") {
-            Ok(status) => missing(args, &status),
-            Err(error @ (ClientError::Connect { .. } | ClientError::Http(_))) => {
-                vec![error.to_string()]
-            }
+        let get = |path: &str| client.get_within(path, rest().max(LOOK));
+        let left = match look(args, get) {
+            Ok(left) => left,
+            Err(error) if may_pass(&error) => vec![error.to_string()],
             Err(error) => return Err(error.into()),
         };
         if left.is_empty() {
             return Ok(Outcome::default());
         }
-        let is_over = began.elapsed() >= args.timeout.0;
-        if is_over {
+        if rest().is_zero() {
             return Ok(Outcome {
                 text: match global.output {
                     Format::Human => left.iter().map(|line| format!("{line}\n")).collect(),
@@ -107,8 +110,62 @@ pub(super) fn run(global: &Global, args: &WaitArgs) -> Result<Outcome, CliError>
                 code: EXIT_NOT_READY,
             });
         }
-        client.wait(LOOK.min(args.timeout.0.saturating_sub(began.elapsed())));
+        client.wait(LOOK.min(rest()));
     }
+}
+
+/// Whether waiting may help against an error.
+fn may_pass(error: &ClientError) -> bool {
+    match error {
+        ClientError::Connect { source, .. } => source.kind() != ErrorKind::PermissionDenied,
+        ClientError::Refused { code, .. } => matches!(
+            code,
+            Some(Code::Starting | Code::Stopping | Code::ConfigInvalid)
+        ),
+        ClientError::Http(_) | ClientError::Deadline(_) => true,
+        ClientError::Body(_) | ClientError::Output(_) | ClientError::Runtime(_) => false,
+    }
+}
+
+/// What it does not hold for yet, by all that the daemon is asked with `get`.
+fn look(
+    args: &WaitArgs,
+    get: impl Fn(&str) -> Result<Bytes, ClientError>,
+) -> Result<Vec<String>, ClientError> {
+    let status: NodeStatus = serde_json::from_slice(&get("/v1/status")?)?;
+    let left = missing(args, &status);
+    if !left.is_empty() {
+        return Ok(left);
+    }
+    // What is not there yet, because the daemon has only just started, is neither removed nor without fault.
+    if matches!(args.goal, Goal::Removed | Goal::Condition(_, Truth::False)) {
+        get("/readyz")?;
+    }
+    // Files that have changed a moment ago are in no status yet.
+    if args.goal == Goal::InPlace || args.all {
+        let plan: PlanReport = serde_json::from_slice(&get("/v1/plan")?)?;
+        return Ok(to_come(args, &status, &plan));
+    }
+    Ok(left)
+}
+
+/// What the files on disk would still change about the volumes: with `--all` new ones too, for any goal but `Removed`.
+fn to_come(args: &WaitArgs, status: &NodeStatus, plan: &PlanReport) -> Vec<String> {
+    let known = |name: &str| {
+        let mut volumes = status.volumes.iter();
+        volumes.any(|volume| volume.name.as_str() == name)
+    };
+    let is_asked_for = |name: &str| match args.goal {
+        Goal::InPlace => args.all || args.volumes.iter().any(|asked| asked.as_str() == name),
+        Goal::Condition(..) => !known(name),
+        Goal::Removed => false,
+    };
+    let changes = plan.changes.iter().filter_map(|change| {
+        let name = change.object.strip_prefix("volume.")?;
+        let summary = &change.summary;
+        is_asked_for(name).then(|| format!("volume {name}: the files change it: {summary}"))
+    });
+    changes.collect()
 }
 
 /// What it does not hold for yet, and why.
@@ -162,6 +219,48 @@ fn lacks(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn args(arguments: &[&str]) -> WaitArgs {
+        #[derive(clap::Parser)]
+        struct Parser {
+            #[command(flatten)]
+            args: WaitArgs,
+        }
+        let all = ["wait"].iter().chain(arguments);
+        <Parser as clap::Parser>::parse_from(all).args
+    }
+
+    /// What is there and ready, in the first moments after a start: nothing.
+    #[test]
+    fn what_is_not_there_yet_is_neither_removed_nor_well() {
+        let status = serde_json::json!({
+            "generation": 1, "configHash": "", "node": "n1", "version": "",
+            "revisions": {"applied": {"generation": 1, "hash": "", "commit": null}, "pending": null, "lastGood": null},
+            "pools": [], "volumes": [], "quarantine": [],
+        });
+        let get = |path: &str| match path {
+            "/v1/status" => Ok(Bytes::from(status.to_string())),
+            _ => Err(ClientError::Refused {
+                code: Some(Code::Starting),
+                message: "the first pass has not ended".to_owned(),
+            }),
+        };
+        let error = look(&args(&["db", "--for", "Removed"]), get).unwrap_err();
+        assert!(may_pass(&error), "{error}");
+        let left = look(&args(&["db", "--for", "Degraded=False"]), get).unwrap();
+        assert_eq!(left, ["volume db: there is no such volume"]);
+    }
+
+    #[test]
+    fn who_may_not_connect_does_not_wait() {
+        let denied = |kind: ErrorKind| ClientError::Connect {
+            socket: "admin.sock".into(),
+            source: kind.into(),
+        };
+        assert!(may_pass(&denied(ErrorKind::NotFound)));
+        assert!(may_pass(&denied(ErrorKind::ConnectionRefused)));
+        assert!(!may_pass(&denied(ErrorKind::PermissionDenied)));
+    }
 
     #[test]
     fn goals_and_times_are_read_or_refused() {

@@ -18,11 +18,21 @@ pub(super) struct Keeper {
     failing: bool,
 }
 
-/// Writes what is left at the end.
+/// Writes what is left at the end, and waits for what was handed to the database before: all of it is written when this
+/// returns.
 pub(super) async fn flush(handle: &Handle, store: &Store) {
-    if let Err(error) = store.save_journal(&handle.take_unsaved()).await {
+    if let Err(error) = write_rest(handle, store).await {
         tracing::error!(%error, "the end of the journal is not kept");
     }
+}
+
+async fn write_rest(handle: &Handle, store: &Store) -> Result<(), StateError> {
+    store.save_journal(&handle.take_unsaved()).await?;
+    let snapshot = handle.snapshot();
+    if snapshot.status.revisions.applied.is_some() {
+        Progress::of(&snapshot.status).save(store).await?;
+    }
+    Ok(())
 }
 
 /// How far things are.
@@ -41,6 +51,12 @@ impl Progress {
                 .map(|drift| (drift.object.clone(), drift.since.clone()))
                 .collect(),
         }
+    }
+
+    async fn save(&self, store: &Store) -> Result<(), StateError> {
+        store
+            .save_progress(self.last_good.as_ref(), &self.drift_since)
+            .await
     }
 }
 
@@ -102,15 +118,66 @@ impl Keeper {
         }
         let progress = Progress::of(&snapshot.status);
         if progress != self.progress {
-            let Progress {
-                last_good,
-                drift_since,
-            } = &progress;
-            self.store
-                .save_progress(last_good.as_ref(), drift_since)
-                .await?;
+            progress.save(&self.store).await?;
             self.progress = progress;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::{self, SourceFile};
+    use crate::model::observed::Observed;
+    use crate::model::time::Times;
+    use crate::reconcile::apply::{Failure, Job, Work};
+    use crate::reconcile::{self, Config};
+
+    /// The keeper may not have come to it, or have only just handed it to the database.
+    #[tokio::test]
+    async fn everything_is_written_at_the_end() {
+        let work = Work {
+            observe: Arc::new(|| -> Job<Observed> { Box::pin(async { Observed::default() }) }),
+            execute: Arc::new(|_| -> Job<Result<(), Failure>> { Box::pin(async { Ok(()) }) }),
+            changes: tokio::sync::watch::channel(0).1,
+        };
+        let times = Times {
+            monotonic: || tokio::time::Instant::now().into_std(),
+            wall: || std::time::UNIX_EPOCH,
+        };
+        let node = "n1".parse().unwrap();
+        let handle = reconcile::start(&node, work, times);
+        let files = [SourceFile::new("a.toml", b"version = 1\n".as_slice())];
+        let config = Config {
+            desired: config::parse(&files, &node).unwrap().0,
+            generation: 1,
+            hash: "abc".to_owned(),
+            commit: None,
+            applied_at: String::new(),
+        };
+        handle.apply(config);
+        let mut snapshots = handle.snapshots();
+        let good =
+            |snapshot: &Arc<reconcile::Snapshot>| snapshot.status.revisions.last_good.is_some();
+        drop(snapshots.wait_for(good).await.unwrap());
+        handle
+            .events()
+            .push("t".to_owned(), "config".to_owned(), "Test", "test");
+        handle.stop().await;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("db");
+        let store = Store::open(&path).unwrap();
+        flush(&handle, &store).await;
+        let copy = folder.path().join("copy");
+        std::fs::copy(&path, &copy).unwrap();
+        let saved = Store::open(&copy).unwrap().take_journal();
+        assert_eq!(saved.events.len(), 1);
+        assert_eq!(
+            saved.last_good.map(|good| good.hash).as_deref(),
+            Some("abc")
+        );
     }
 }

@@ -30,6 +30,9 @@ enum News {
     None,
     /// They are the ones in force, which they were not at the last look.
     Back,
+    /// They are the ones in force, and another commit is checked out: a checkout writes files before `HEAD`, an edit may be
+    /// committed after it was put in force, and a commit may change other files only.
+    Moved(Option<String>),
     /// They say something else.
     Other(Box<Loaded>),
     /// They are doubtful, and change while one looks.
@@ -141,6 +144,12 @@ impl Reload {
                 self.note(|reading| reading.last_successful = true);
                 handle.set_config_error(None, None);
             }
+            News::Moved(commit) => {
+                tracing::info!(commit, "another commit is checked out, with the same files");
+                self.applied.commit.clone_from(&commit);
+                self.keep().await;
+                handle.set_commit(commit);
+            }
             News::Other(loaded) => {
                 self.seen.clone_from(&loaded.hash);
                 match &loaded.result {
@@ -174,10 +183,14 @@ impl Reload {
     /// Reads the files; parses them only when they are not known.
     async fn news(&self, rest: Rest) -> Result<News> {
         let read = self.read(rest).await?;
+        let is_in_force = read.hash == self.applied.hash;
         if read.hash == self.seen {
-            return Ok(News::None);
+            return Ok(match is_in_force && read.commit != self.applied.commit {
+                true => News::Moved(read.commit),
+                false => News::None,
+            });
         }
-        if read.hash == self.applied.hash {
+        if is_in_force {
             return Ok(News::Back);
         }
         Ok(News::Other(Box::new(self.parse(read).await?)))
@@ -243,10 +256,7 @@ impl Reload {
                 at_unix_seconds: now,
                 text: source::encode(&loaded.files),
             };
-            if let Err(error) = self.store.set_applied(self.applied.clone()).await {
-                // The files are good and are wanted now; only a restart with bad ones would suffer.
-                tracing::error!(%error, "the configuration could not be saved as the last good one");
-            }
+            self.keep().await;
         }
         self.note(|reading| {
             reading.last_successful = true;
@@ -254,6 +264,14 @@ impl Reload {
             reading.reloads_ok += 1;
         });
         self.config(desired)
+    }
+
+    /// Saves what is in force for a restart.
+    async fn keep(&self) {
+        if let Err(error) = self.store.set_applied(self.applied.clone()).await {
+            // The files are good and are wanted now; only a restart with bad ones would suffer.
+            tracing::error!(%error, "the configuration could not be saved as the last good one");
+        }
     }
 
     fn config(&mut self, desired: DesiredState) -> Config {

@@ -161,9 +161,11 @@ impl Daemon {
             options,
         };
         daemon.listen(tcp, unix);
-        daemon.handle.apply(config);
-        if let Some(Refused { report, revision }) = wrong {
-            daemon.handle.set_config_error(Some(report), Some(revision));
+        match wrong {
+            None => daemon.handle.apply(config),
+            Some(Refused { report, revision }) => {
+                daemon.handle.apply_last_good(config, report, revision);
+            }
         }
         Ok(daemon)
     }

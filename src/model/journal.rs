@@ -28,7 +28,7 @@ pub struct Revision {
     pub generation: Option<u64>,
     /// SHA-256 over names and contents of the files, hexadecimal.
     pub hash: String,
-    /// The commit that was checked out when the files were read, if they are in a git work tree.
+    /// The commit that was checked out when the files were last looked at, if they are in a git work tree.
     pub commit: Option<String>,
 }
 
@@ -192,5 +192,32 @@ pub fn first_after(newest: u64) -> u64 {
     match newest {
         0 => 1,
         _ => (newest / STEP).saturating_add(2).saturating_mul(STEP) + 1,
+    }
+}
+
+/// Longest text of an event or an operation, bytes: a thousand are kept in memory, and someone may have sent them.
+pub const TEXT_BYTES_MAX: usize = 4096;
+
+/// A text as the journal keeps it: cut off with an ellipsis when it is too long.
+#[must_use]
+pub fn clipped(text: &str) -> String {
+    if text.len() <= TEXT_BYTES_MAX {
+        return text.to_owned();
+    }
+    format!("{}...", &text[..text.floor_char_boundary(TEXT_BYTES_MAX)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        let fits = "x".repeat(TEXT_BYTES_MAX);
+        assert_eq!(clipped(&fits), fits);
+        let odd = format!("x{}", "\u{e4}".repeat(TEXT_BYTES_MAX));
+        let cut = clipped(&odd);
+        assert!(odd.starts_with(cut.strip_suffix("...").unwrap()));
+        assert!(cut.len() <= TEXT_BYTES_MAX + 3, "{}", cut.len());
     }
 }

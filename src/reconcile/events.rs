@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 pub use crate::model::journal::EventRecord;
-use crate::model::journal::first_after;
+use crate::model::journal::{clipped, first_after};
 
 /// How many are kept.
 pub const EVENTS_MAX: usize = 1000;
@@ -49,9 +49,9 @@ impl Events {
             kept.records.push_back(EventRecord {
                 number,
                 time,
-                object,
+                object: clipped(&object),
                 reason: reason.to_owned(),
-                message: message.to_owned(),
+                message: clipped(message),
             });
             kept.unsaved.insert(number);
             number

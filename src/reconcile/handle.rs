@@ -28,7 +28,7 @@ pub struct Config {
     pub generation: u64,
     /// SHA-256 over its files, hexadecimal.
     pub hash: String,
-    /// The commit that its files were read from, if they are in a git work tree.
+    /// The commit that is checked out, if its files are in a git work tree.
     pub commit: Option<String>,
     /// When it was accepted, RFC 3339.
     pub applied_at: String,
@@ -141,8 +141,10 @@ impl Refusal {
 pub type Answer<T> = Result<T, Refusal>;
 
 pub(super) enum Command {
-    Apply(Box<Config>),
+    /// With what is wrong with the files on disk, if those are others.
+    Apply(Box<Config>, Option<(String, Revision)>),
     ConfigError(Option<String>, Option<Revision>),
+    Commit(Option<String>),
     Resume(Box<Saved>),
     Kick,
     Plan(Option<Box<DesiredState>>, oneshot::Sender<PlanReport>),
@@ -216,13 +218,25 @@ impl Handle {
 
     /// Puts a configuration in force.
     pub fn apply(&self, config: Config) {
-        self.send(Command::Apply(Box::new(config)));
+        self.send(Command::Apply(Box::new(config), None));
+    }
+
+    /// As [`Handle::apply`], for what was in force before the start: the files on disk were refused. `error` says why,
+    /// `refused` which they are.
+    pub fn apply_last_good(&self, config: Config, error: String, refused: Revision) {
+        let wrong = Some((error, refused));
+        self.send(Command::Apply(Box::new(config), wrong));
     }
 
     /// Notes what is wrong with the files on disk and which they are, or that nothing is any more. What is in force
     /// stays.
     pub fn set_config_error(&self, error: Option<String>, refused: Option<Revision>) {
         self.send(Command::ConfigError(error, refused));
+    }
+
+    /// Notes that another commit is checked out, with the same files.
+    pub fn set_commit(&self, commit: Option<String>) {
+        self.send(Command::Commit(commit));
     }
 
     /// Tries everything again at once, whatever failed before.

@@ -19,7 +19,7 @@ use tracing::Instrument as _;
 
 use super::apply::{Failure, Job, Task, Work};
 use super::naming::{Named, name};
-use crate::model::journal::{Cause, Operation, OperationState, Revision, first_after};
+use crate::model::journal::{Cause, Operation, OperationState, Revision, clipped, first_after};
 use crate::model::time::Times;
 
 /// How many are kept; those under way are kept in any case.
@@ -161,6 +161,11 @@ impl Operations {
         });
     }
 
+    /// The same configuration is of another commit from now on.
+    pub(super) fn checked_out(&self, revision: Revision) {
+        self.lock().revision = Some(revision);
+    }
+
     /// Objects that are as wanted: what is done to them from now on is about drift.
     pub(super) fn in_place(&self, objects: impl Iterator<Item = String>) {
         self.lock().in_place.extend(objects);
@@ -176,7 +181,7 @@ impl Operations {
                     continue;
                 }
                 let id = match kept.failed.remove(&key) {
-                    Some(id) if kept.find(id).is_some() => {
+                    Some(id) if kept.is_of_now(id) => {
                         kept.step(id, Event::Retry, &time);
                         id
                     }
@@ -316,6 +321,17 @@ impl Kept {
         found.ok().map(|at| &mut self.all[at])
     }
 
+    /// Whether an operation is still kept, and was planned for the configuration in force: a step that was under way when
+    /// another one came fails for the one before.
+    fn is_of_now(&self, id: u64) -> bool {
+        let files = |revision: &Option<Revision>| {
+            let revision = revision.as_ref();
+            revision.map(|revision| (revision.generation, revision.hash.clone()))
+        };
+        self.find(id)
+            .is_some_and(|operation| files(&operation.revision) == files(&self.revision))
+    }
+
     fn cause(&self, object: &str) -> Cause {
         if self.in_place.contains(object) {
             Cause::Drift
@@ -331,9 +347,9 @@ impl Kept {
         let id = self.newest;
         self.all.push_back(Operation {
             id,
-            object: named.object,
+            object: clipped(&named.object),
             action: named.action.to_owned(),
-            summary: named.summary,
+            summary: clipped(&named.summary),
             state: OperationState::Pending,
             cause,
             requested_by: by,
@@ -383,18 +399,15 @@ impl Kept {
         self.step(id, Event::Fail, time);
         if let Some(operation) = self.find_mut(id) {
             operation.reason = Some(failure.reason.clone());
-            operation.errors = failure.chain.clone();
+            operation.errors = failure.chain.iter().map(|error| clipped(error)).collect();
         }
     }
 
-    /// Drops the oldest that have ended when there are too many.
+    /// Drops those that have ended and are not among the newest.
     fn trim(&mut self) {
         let mut excess = self.all.len().saturating_sub(OPERATIONS_MAX);
-        while excess > 0 {
+        while let Some(at) = self.all.range(..excess).position(|op| op.state.has_ended()) {
             excess -= 1;
-            let Some(at) = self.all.iter().position(|op| op.state.has_ended()) else {
-                return;
-            };
             let dropped = self.all.remove(at).map(|operation| operation.id);
             self.failed.retain(|_, id| Some(*id) != dropped);
             self.unsaved.extend(dropped);

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use uuid::Uuid;
 
 use super::apply::{self, Report, Task, Work};
 use super::drift::Drifts;
@@ -20,9 +19,8 @@ use super::records::Records;
 use super::report::PlanReport;
 use super::state::Event;
 use super::step::{Goal, Plan, VolumePlan};
-use crate::model::fault::Fault;
 use crate::model::journal::{Revision, Revisions};
-use crate::model::observed::{Observed, ObservedQuarantine};
+use crate::model::observed::Observed;
 use crate::model::policy::NodePolicy;
 use crate::model::spec::DesiredState;
 use crate::model::status::NodeStatus;
@@ -68,6 +66,7 @@ pub fn start(node: &NodeName, work: Work, times: Times) -> Handle {
         operations: operations.clone(),
         times,
         started: (times.monotonic)(),
+        looked: Duration::ZERO,
         config: None,
         config_error: None,
         refused: None,
@@ -100,6 +99,8 @@ struct Reconciler {
     operations: Operations,
     times: Times,
     started: Instant,
+    /// When it was last looked what may be tried.
+    looked: Duration,
     config: Option<Arc<Config>>,
     /// What is wrong with the files on disk.
     config_error: Option<String>,
@@ -165,7 +166,7 @@ impl Reconciler {
     }
 
     fn wait(&self) -> Duration {
-        let due = self.records.next_due();
+        let due = self.records.next_due(self.looked);
         let wait = due.map_or(POLL, |due| due.saturating_sub(self.now()));
         wait.clamp(Duration::from_millis(10), POLL)
     }
@@ -188,16 +189,22 @@ impl Reconciler {
 
     fn on_command(&mut self, command: Command) {
         match command {
-            Command::Apply(config) => {
+            Command::Apply(config, wrong) => {
                 tracing::info!(generation = config.generation, hash = %config.hash, "configuration is in force");
                 self.operations.configured(config.revision());
                 self.configure_node(config.desired.policy);
                 self.config = Some(Arc::from(config));
-                (self.config_error, self.refused) = (None, None);
+                (self.config_error, self.refused) = wrong.unzip();
                 self.restart();
             }
             Command::ConfigError(error, refused) => {
                 (self.config_error, self.refused) = (error, refused);
+            }
+            Command::Commit(commit) => {
+                if let Some(config) = &mut self.config {
+                    Arc::make_mut(config).commit = commit;
+                    self.operations.checked_out(config.revision());
+                }
             }
             Command::Resume(saved) => {
                 self.last_good = saved.last_good;
@@ -293,61 +300,6 @@ impl Reconciler {
         Ok(names)
     }
 
-    fn quarantined(&self, entry: &str) -> Answer<&ObservedQuarantine> {
-        let (_, observed) = &self.last;
-        let found = observed.quarantine.iter().find(|known| known.id == entry);
-        found.ok_or_else(|| {
-            Refusal::NotFound(format!(
-                "the quarantine has no \"{entry}\": `volund quarantine list` shows what it has"
-            ))
-        })
-    }
-
-    /// Whether this is something that nobody declares.
-    fn orphaned(&self, id: Uuid) -> Answer<()> {
-        let mut orphans = self.snapshot.status.orphans.iter();
-        if orphans.any(|orphan| orphan.id == Some(id)) {
-            return Ok(());
-        }
-        Err(Refusal::NotFound(format!(
-            "there is no orphan \"{id}\": `volund orphans list` shows what there is"
-        )))
-    }
-
-    /// Under which name an entry may be brought back.
-    fn restorable(&self, entry: &str, name: Option<VolumeName>) -> Answer<VolumeName> {
-        let found = self.quarantined(entry)?;
-        let renamed = name.is_some();
-        let name = name.unwrap_or_else(|| found.volume.clone());
-        let (_, observed) = &self.last;
-        if observed.volumes.contains_key(&name) {
-            return Err(Refusal::Conflict(format!(
-                "a volume \"{name}\" exists: choose another name with --as"
-            )));
-        }
-        let wanted = self.config.as_ref().map(|config| &config.desired.volumes);
-        if !renamed && !wanted.is_some_and(|volumes| volumes.contains_key(&name)) {
-            return Err(Refusal::Conflict(format!(
-                "the configuration has no volume \"{name}\", so its data would go to quarantine again: add \
-                 [volume.{name}], and its data comes back by itself"
-            )));
-        }
-        Ok(name)
-    }
-
-    /// Whether the configuration in force lets anyone break things; what is broken may always be mended.
-    fn injectable(&self, faults: &[Fault]) -> Answer<()> {
-        let mut zone = self.config.iter().map(|config| config.desired.danger_zone);
-        if faults.is_empty() || zone.any(|zone| zone.fault_injection) {
-            return Ok(());
-        }
-        Err(Refusal::Conflict(
-            "fault injection is off: set `fault_injection = true` in [danger_zone] of the configuration and restart the \
-             daemon"
-                .to_owned(),
-        ))
-    }
-
     /// Does one thing beside the loop, which goes on, and answers `value` once it is done.
     fn execute<T: Send + 'static>(&self, task: Task, value: T, answer: oneshot::Sender<Answer<T>>) {
         let job = (self.work.execute)(task);
@@ -356,6 +308,9 @@ impl Reconciler {
             // Whoever asked may have gone.
             let _ = answer.send(match result {
                 Ok(()) => Ok(value),
+                Err(failure) if failure.reason == "NotFound" => {
+                    Err(Refusal::NotFound(failure.message))
+                }
                 Err(failure) => Err(Refusal::Failed(failure.message)),
             });
         });
@@ -397,6 +352,9 @@ impl Reconciler {
         self.records
             .pools
             .retain(|name, pool| pool.busy || known.contains(name));
+        self.records
+            .purges
+            .retain(|entry, purge| purge.busy || plan.purges.contains_key(entry));
         for (name, volume) in &plan.volumes {
             if volume.goal == Goal::Elsewhere && !observed.volumes.contains_key(name) {
                 continue;
@@ -419,6 +377,7 @@ impl Reconciler {
 
     fn start_actors(&mut self, plan: &Plan) {
         let now = self.now();
+        self.looked = now;
         for (name, pool) in &plan.pools {
             let record = self.records.pools.entry(name.clone()).or_default();
             if let Some(action) = &pool.action
@@ -495,6 +454,7 @@ fn waits(volume: &VolumePlan, plan: &Plan) -> bool {
     before.any(|other| !other.steps.is_empty())
 }
 
+mod checks;
 mod say;
 #[cfg(test)]
 mod tests;

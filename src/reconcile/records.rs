@@ -222,8 +222,9 @@ impl Records {
         self.all().any(|record| record.failure.is_some())
     }
 
-    /// When the first of those that wait may be tried again.
-    pub(super) fn next_due(&self) -> Option<Duration> {
+    /// When the first of those that wait may be tried again, of those whose time had not come at `looked`: what could not
+    /// be tried although it was due waits for something else.
+    pub(super) fn next_due(&self, looked: Duration) -> Option<Duration> {
         let volumes = self.volumes.values();
         let volumes = volumes.filter(|volume| volume.state != VolumeState::Error);
         let volumes = volumes.map(|volume| &volume.record);
@@ -232,6 +233,7 @@ impl Records {
             .chain(others)
             .filter(|record| !record.busy)
             .filter_map(|record| record.backoff.due())
+            .filter(|due| *due > looked)
             .min()
     }
 

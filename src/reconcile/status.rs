@@ -182,9 +182,12 @@ impl VolumeFacts<'_> {
     /// When what failed is tried again, if it is.
     fn tried_again(&self) -> String {
         if self.state == VolumeState::Error {
-            return "nothing is tried until the files change, the daemon is reloaded or someone asks for it with \
-                    POST /v1/reconcile"
+            return "nothing is tried until the files change, a pool comes back, the daemon is reloaded or someone asks \
+                    for it with POST /v1/reconcile"
                 .to_owned();
+        }
+        if self.state.is_busy() {
+            return "it is being tried again".to_owned();
         }
         let when = self.again_at.as_deref();
         let when = when.map_or_else(|| "at once".to_owned(), |at| format!("at {at}"));

@@ -17,7 +17,7 @@ pub struct AppliedConfig {
     pub generation: u64,
     /// SHA-256 over names and contents, hexadecimal.
     pub hash: String,
-    /// The commit that its files were read from, if they were in a git work tree.
+    /// The commit that was last checked out with these files, if they were in a git work tree.
     #[serde(default)]
     pub commit: Option<String>,
     /// When it was applied, seconds since 1970-01-01 UTC.

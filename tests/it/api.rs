@@ -102,6 +102,19 @@ fn operations_tell_their_cause_and_revision_and_survive_restarts() {
     );
     assert_eq!(node.metric(&info), Some(1.0));
 
+    // The edit is committed, or a commit changes other files.
+    let next = COMMIT.replace('0', "f");
+    fs::write(node.path(".git/HEAD"), &next).unwrap();
+    node.hang_up();
+    node.until("the commit is followed", |node| {
+        let revisions = node.status().unwrap().revisions;
+        let commits = [revisions.applied, revisions.last_good];
+        let mut commits = commits.into_iter().map(|revision| revision?.commit);
+        commits.all(|commit| commit.as_deref() == Some(next.as_str()))
+    });
+    assert_eq!(node.status().unwrap().generation, 2);
+    assert_eq!(newest(&node, "volume.web", "Create").unwrap(), create);
+
     node.stop();
     node.start();
     node.until_attached("db");
@@ -217,6 +230,32 @@ fn events_are_followed_over_a_restart_and_none_is_told_twice() {
         kept.contains("volume.web") && !kept.contains("volume.db"),
         "{kept}"
     );
+}
+
+/// No status knows of an edit that was made a moment ago.
+#[test]
+fn who_waits_after_an_edit_waits_for_that_edit() {
+    let node = started(&format!("{POOL}{DB}"));
+    node.said(&["wait", "--all"]);
+    node.configure(&format!("{POOL}{DB}{WEB}"));
+    node.said(&["wait", "--all"]);
+    assert_eq!(node.volume("web").unwrap().state, "Available");
+    node.configure(&format!("{POOL}{}{WEB}", DB.replace("16MiB", "24MiB")));
+    node.said(&["wait", "--all", "--for", "InPlace"]);
+    assert_eq!(node.volume("db").unwrap().size_bytes, 24 << 20);
+}
+
+/// A daemon that hangs, and a socket that is closed to whoever asks.
+#[test]
+fn who_waits_is_told_in_time() {
+    let node = Node::new();
+    let socket = node.path("run/admin.sock");
+    fs::create_dir_all(socket.parent().unwrap()).unwrap();
+    let _silent = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let waited = node.volund(&["wait", "--all", "--timeout", "200ms"]);
+    assert_eq!(waited.status.code(), Some(4), "{waited:?}");
+    let said = String::from_utf8(waited.stdout).unwrap();
+    assert!(said.contains("did not answer"), "{said}");
 }
 
 #[test]

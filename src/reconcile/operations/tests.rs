@@ -173,14 +173,62 @@ fn the_journal_stays_small_and_keeps_what_is_under_way() {
         ticket.end(Ok(()));
     }
     let kept = journal.list();
-    assert_eq!(kept.len(), OPERATIONS_MAX);
+    assert_eq!(kept.len(), OPERATIONS_MAX + 1);
     assert_eq!(kept[0].id, running.id());
-    assert_eq!(kept[1].object, "quarantine.2");
+    assert_eq!(kept[1].object, "quarantine.1");
     let unsaved = journal.take_unsaved();
     let dropped = unsaved.iter().filter(|(_, operation)| operation.is_none());
-    assert_eq!(dropped.count(), 2);
+    assert_eq!(dropped.count(), 1);
     running.end(Ok(()));
     assert_eq!(journal.take_unsaved().len(), 1);
+    assert_eq!(journal.list().len(), OPERATIONS_MAX);
+}
+
+/// Thousands are planned at once: what has ended is not dropped in favour of older ones that wait.
+#[test]
+fn the_newest_are_kept_however_many_wait() {
+    let journal = journal();
+    let names: Vec<VolumeName> = (0..3 * OPERATIONS_MAX)
+        .map(|number| volume_name(&format!("v{number}")))
+        .collect();
+    journal.planned(names.iter().map(quarantine));
+    for name in names.iter().rev() {
+        journal.begin(&quarantine(name)).unwrap().end(Ok(()));
+    }
+    let kept = journal.list();
+    assert_eq!(kept.len(), OPERATIONS_MAX);
+    assert_eq!(kept[0].object, format!("volume.v{}", 2 * OPERATIONS_MAX));
+}
+
+#[test]
+fn what_fails_after_another_configuration_came_is_not_tried_again_under_its_name() {
+    let (journal, db) = (journal(), volume_name("db"));
+    journal.configured(revision("a"));
+    journal.planned([unexport(&db), quarantine(&db)].into_iter());
+    let ticket = journal.begin(&unexport(&db)).unwrap();
+    journal.configured(revision("b"));
+    let failure = Failure::new("NoSpace", "disk full");
+    ticket.end(Err(&failure));
+    journal.settled("volume.db", Some(&failure));
+    journal.planned([unexport(&db), quarantine(&db)].into_iter());
+    let revisions = journal.list().into_iter().map(|operation| {
+        let hash = operation.revision.map(|revision| revision.hash);
+        (operation.state.label(), hash.unwrap_or_default())
+    });
+    let (old, new) = (("failed", "a".to_owned()), ("pending", "b".to_owned()));
+    let expected = [old.clone(), old, new.clone(), new];
+    assert_eq!(revisions.collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn what_somebody_sends_does_not_fill_the_memory() {
+    let journal = journal();
+    let named = Named::purge(&"x".repeat(1 << 20));
+    let failure = Failure::new("NotFound", "y".repeat(1 << 20));
+    journal.request(named, None).end(Err(&failure));
+    let kept = journal.list().pop().unwrap();
+    let bytes = kept.object.len() + kept.errors[0].len();
+    assert!(bytes < 10_000, "{bytes} bytes");
 }
 
 #[test]

@@ -21,6 +21,7 @@ use crate::units::Bytes;
 mod exactly;
 mod journal;
 mod many;
+mod rest;
 
 /// An engine that has everything in memory.
 #[derive(Clone)]
@@ -31,6 +32,8 @@ struct World {
     tasks: Arc<Mutex<Vec<Task>>>,
     /// Calls that contain this text fail.
     failing: Arc<Mutex<Option<String>>>,
+    /// Purges find nothing.
+    missing: Arc<Mutex<bool>>,
     /// Calls about this volume wait for a permit.
     hung: VolumeName,
     gate: Arc<Semaphore>,
@@ -44,6 +47,7 @@ impl World {
             done: Arc::default(),
             tasks: Arc::default(),
             failing: Arc::default(),
+            missing: Arc::default(),
             hung: volume_name("hung"),
             gate: Arc::new(Semaphore::new(0)),
             changes: watch::Sender::new(0),
@@ -74,6 +78,9 @@ impl World {
         let failing = lock(&self.failing).clone();
         if failing.is_some_and(|failing| text.contains(&failing)) {
             return Err(Failure::new("NoSpace", "pool \"a\" is full"));
+        }
+        if matches!(task, Task::Purge(_)) && *lock(&self.missing) {
+            return Err(Failure::new("NotFound", "it is gone"));
         }
         lock(&self.tasks).push(task.clone());
         self.apply(task);

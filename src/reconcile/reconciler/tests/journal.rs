@@ -128,3 +128,36 @@ async fn a_refused_configuration_is_pending_and_drift_until_it_is_taken_back() {
     let snapshot = until(&handle, |snapshot| drift(snapshot, "config").is_none()).await;
     assert_eq!(snapshot.status.revisions.pending, None);
 }
+
+/// Since when the files are refused is known over a restart.
+#[tokio::test]
+async fn files_that_were_refused_before_a_restart_are_drift_since_then() {
+    let handle = begin(&World::new());
+    let since = std::collections::BTreeMap::from([("config".to_owned(), "t0".to_owned())]);
+    handle.resume(crate::model::journal::Saved {
+        drift_since: since,
+        ..Default::default()
+    });
+    let refused = config(Case::new(), 2).revision();
+    let good = config(Case::new().wants("db", spec(&["a"])), 1);
+    handle.apply_last_good(good, "error[E0204]: no".to_owned(), refused.clone());
+    let snapshot = until(&handle, |snapshot| is_good(snapshot, "hash1")).await;
+    assert_eq!(drift(&snapshot, "config").expect("refused").since, "t0");
+    assert_eq!(snapshot.status.revisions.pending, Some(refused));
+}
+
+/// What the engine does not know any more is not there, also while the loop has not looked yet.
+#[tokio::test]
+async fn a_purge_of_what_has_just_gone_finds_nothing() {
+    let world = World::new();
+    let handle = begin(&world);
+    let mut wanted = Case::new().wants("db", spec(&["a"]));
+    handle.apply(config(wanted, 1));
+    until(&handle, |snapshot| is(snapshot, "db", "Attached")).await;
+    wanted = Case::new();
+    handle.apply(config(wanted, 2));
+    until(&handle, |snapshot| snapshot.status.quarantine.len() == 1).await;
+    *lock(&world.missing) = true;
+    let purged = handle.purge("db@1".to_owned()).await;
+    assert!(matches!(purged, Err(Refusal::NotFound(_))), "{purged:?}");
+}

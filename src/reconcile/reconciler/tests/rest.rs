@@ -1,0 +1,70 @@
+//! That the loop rests while there is nothing that it could do.
+
+use super::*;
+use crate::model::observed::Problem;
+use crate::reconcile::plan::fixture::pool_name;
+
+/// Passes that are made in a second.
+async fn passes(handle: &Handle) -> u64 {
+    let count = || {
+        let stats = &handle.snapshot().stats;
+        stats.passes_ok + stats.passes_failed
+    };
+    let before = count();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    count() - before
+}
+
+/// Those that retries of a pool cause, each later than the one before; a loop that never rests makes a hundred.
+const PASSES_MAX: u64 = 40;
+
+/// A configuration under which what failed is tried again soon.
+fn impatient(mut case: Case, generation: u64) -> Config {
+    case.desired.policy.retry.initial_wait = Duration::from_millis(1);
+    config(case, generation)
+}
+
+#[tokio::test]
+async fn a_failure_that_can_not_be_tried_again_now_is_no_reason_to_look_around_all_the_time() {
+    let world = World::new();
+    *lock(&world.failing) = Some("Ensure {".to_owned());
+    let handle = begin(&world);
+    handle.apply(impatient(Case::new().wants("db", spec(&["a"])), 1));
+    until(&handle, |snapshot| is(snapshot, "db", "CreatingFailed")).await;
+    *lock(&world.failing) = Some("Open".to_owned());
+    let problem = Problem {
+        reason: "PathMissing".to_owned(),
+        message: "it is gone".to_owned(),
+    };
+    let break_pool = |observed: &mut Observed| {
+        let pool = observed.pools.get_mut(&pool_name("a"));
+        pool.expect("it is open").problem = Some(problem);
+    };
+    break_pool(&mut lock(&world.observed));
+    world.changes.send_modify(|count| *count += 1);
+    let passes = passes(&handle).await;
+    assert!(passes <= PASSES_MAX, "{passes} passes");
+}
+
+#[tokio::test]
+async fn a_purge_that_failed_is_forgotten_with_its_entry() {
+    let world = World::new();
+    *lock(&world.failing) = Some("Purge".to_owned());
+    let handle = begin(&world);
+    let mut doomed = spec(&["a"]);
+    doomed.on_remove = crate::model::spec::OnRemove::Delete;
+    doomed.quarantine_for = Duration::ZERO;
+    lock(&world.observed).at_unix_seconds = 10;
+    handle.apply(impatient(Case::new().wants("db", doomed), 1));
+    until(&handle, |snapshot| is(snapshot, "db", "Attached")).await;
+    handle.apply(impatient(Case::new(), 2));
+    let failed = |snapshot: &Snapshot| snapshot.stats.passes_failed > 0;
+    until(&handle, failed).await;
+    lock(&world.observed).quarantine.clear();
+    world.changes.send_modify(|count| *count += 1);
+    let passes = passes(&handle).await;
+    assert!(passes <= PASSES_MAX, "{passes} passes");
+    let snapshot = handle.snapshot();
+    let last_good = snapshot.status.revisions.last_good.as_ref();
+    assert_eq!(last_good.and_then(|good| good.generation), Some(2));
+}
