@@ -71,8 +71,8 @@ fn busy(stage: &mut Stage) -> Result<()> {
             .as_array()
             .is_some_and(|all| !all.is_empty())
     })?;
-    stage.load("tight").run(20)?;
-    stage.load("tight").discard()?;
+    stage.load("alone").run(20)?;
+    stage.load("alone").discard()?;
     stage.wait("whole", whole)?;
     stage.inject("db", "b", "lost-device")?;
     // A minute's worth of rebuilding.

@@ -25,19 +25,20 @@ pub(super) struct Scenario {
     pub(super) hold: u64,
 }
 
-/// A volume of 600 MiB in a pool of 512 MiB that may promise four times what it has.
+/// One that takes most of a pool in memory.
+const MOST: &str = "[volume.more]\nsize = \"16MiB\"\npool = \"small\"\n";
+/// A thin volume of 600 MiB in a pool of 512 MiB.
 const MORE: &str = "[volume.more]\nsize = \"600MiB\"\npool = \"c\"\n";
-/// One that fits nowhere.
-const TOO_BIG: &str = "[volume.big]\nsize = \"3GiB\"\npool = \"c\"\n";
+/// One that its pool has no room for.
+const TOO_BIG: &str = "[volume.big]\nsize = \"3GiB\"\npool = \"c\"\nthin = false\n";
 
-/// The first is about a pool in memory, which is empty after a restart.
 pub(super) const SCENARIOS: [Scenario; 14] = [
     Scenario {
         alert: "VolundPoolAlmostFull",
-        about: "a client writes all of a volume that takes most of its pool, and discards it",
+        about: "a volume is added that takes most of its pool, and removed and purged",
         prepare: nothing,
-        breaks: |stage| stage.load("tight").run(20),
-        mends: |stage| stage.load("tight").discard(),
+        breaks: |stage| stage.configure(MOST),
+        mends: remove_and_purge,
         series: &[
             "volund_pool_allocated_bytes{pool=\"small\"",
             "volund_pool_capacity_bytes{pool=\"small\"",

@@ -59,8 +59,7 @@ impl Stage {
             "[volume.db]\nsize = \"64MiB\"\nreplicas = [\"a\", \"b\"]\nio_timeout = \"60s\"\n\
              rebuild_bandwidth = \"1MiB/s\"\nexport = { vhost-user = { queues = 2 } }\n\
              [volume.alone]\nsize = \"64MiB\"\npool = \"c\"\nio_timeout = \"2s\"\n\
-             export = { vhost-user = { queues = 2 } }\n\
-             [volume.tight]\nsize = \"16MiB\"\npool = \"small\"\nexport = { vhost-user = { queues = 2 } }\n",
+             export = { vhost-user = { queues = 2 } }\n",
         );
         self.site.configure(&(text + more))
     }
