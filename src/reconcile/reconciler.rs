@@ -386,17 +386,7 @@ impl Reconciler {
     /// Where no actor is at work, what is observed decides the state; a failure only once nothing is left to do.
     fn settle(&mut self, plan: &Plan, observed: &Observed) {
         let time = self.times.now_text();
-        let gone = |name: &VolumeName| {
-            !plan.volumes.contains_key(name) && !observed.volumes.contains_key(name)
-        };
-        self.records
-            .volumes
-            .retain(|name, volume| volume.record.busy || !gone(name));
-        let known = observed.pools.keys().chain(plan.pools.keys());
-        let known: std::collections::BTreeSet<_> = known.cloned().collect();
-        self.records
-            .pools
-            .retain(|name, pool| pool.busy || known.contains(name));
+        self.records.forget(plan, observed, &time);
         for (name, volume) in &plan.volumes {
             if volume.goal == Goal::Elsewhere && !observed.volumes.contains_key(name) {
                 continue;
@@ -407,6 +397,7 @@ impl Reconciler {
             }
             if volume.steps.is_empty() {
                 record.record.failure = None;
+                record.record.backoff.reset();
             }
             let event = match observed.volumes.get(name) {
                 Some(volume) if volume.serving && volume.export.is_some() => Event::Attached,
@@ -419,6 +410,7 @@ impl Reconciler {
 
     fn start_actors(&mut self, plan: &Plan) {
         let now = self.now();
+        self.records.looked_at = now;
         for (name, pool) in &plan.pools {
             let record = self.records.pools.entry(name.clone()).or_default();
             if let Some(action) = &pool.action
