@@ -1,7 +1,7 @@
 //! Integrity check: what is durable, and what is around it, held against each other.
 //!
 //! [`gather`] reads everything as it lies there, beside a daemon or without one; `check` compares, without touching
-//! anything; [`repair`] does the safe part of what the report proposes. Must never write to a pool or to a witness that
+//! anything; [`repair()`] does the safe part of what the report proposes. Must never write to a pool or to a witness that
 //! has a record: nothing here removes data. Start with [`examine`].
 
 mod check;

@@ -4,12 +4,11 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 
 use super::*;
-use crate::io::slots::SLOT_SIZE;
-use crate::io::slots::seal;
 use crate::model::{PoolId, ReplicaId};
+use crate::nexus::WitnessRecord;
 use crate::replica::Label;
 use crate::replica::layout::LABEL_OFFSETS;
-use crate::replica::testing::label as any_label;
+use crate::replica::testing::{label as any_label, sealed};
 use crate::state::{Creation, VolumeRecord};
 
 struct Node {
@@ -59,8 +58,7 @@ impl Node {
         change(&mut label);
         let file = std::fs::File::create(self.path(place)).unwrap();
         file.set_len(label.file_len()).unwrap();
-        let mut slot = label.encode();
-        seal(&mut slot, label.slot_seq);
+        let slot = sealed(&label);
         for offset in LABEL_OFFSETS {
             std::os::unix::fs::FileExt::write_all_at(&file, &slot, offset).unwrap();
         }
@@ -131,7 +129,7 @@ fn a_torn_slot_is_the_daemons_to_mend() {
         .write(true)
         .open(node.path(&replica()))
         .unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&file, &[1; SLOT_SIZE / 2], LABEL_OFFSETS[1]).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[1; 100], LABEL_OFFSETS[1]).unwrap();
     assert_eq!(node.reasons(), ["LabelSlotDamaged"]);
     assert!(!node.examine().has_errors());
 }
@@ -236,7 +234,15 @@ fn a_repair_removes_what_holds_nothing_and_nothing_else() {
 fn a_volume_of_which_nothing_is_left_is_an_error() {
     let node = Node::new();
     let label = any_label();
-    let witness = crate::state::witness::encoded_for_tests(&label);
+    let record = WitnessRecord {
+        volume: label.volume,
+        name: label.name.clone(),
+        epoch: label.epoch,
+        generation: label.generation,
+        generation_id: label.generation_id,
+        members: Vec::new(),
+    };
+    let witness = crate::state::witness::encoded_for_tests(&record);
     std::fs::write(
         node.path(&format!("state/witness/{}", label.volume)),
         witness,

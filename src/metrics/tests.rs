@@ -110,8 +110,8 @@ fn drift() -> Vec<Drift> {
     drift.to_vec()
 }
 
-fn status() -> NodeStatus {
-    let pool = PoolStatus {
+fn pool() -> PoolStatus {
+    PoolStatus {
         name: "main".parse().unwrap(),
         id: None,
         backing: "/var/lib/\"odd\\path\n".to_owned(),
@@ -122,7 +122,10 @@ fn status() -> NodeStatus {
         available_bytes: 3,
         spec: None,
         conditions: Vec::new(),
-    };
+    }
+}
+
+fn status() -> NodeStatus {
     let ready = Condition {
         kind: "Ready".to_owned(),
         status: Truth::True,
@@ -184,7 +187,7 @@ fn status() -> NodeStatus {
         drift: drift(),
         node: "n1".to_owned(),
         version: "0".to_owned(),
-        pools: vec![pool],
+        pools: vec![pool()],
         volumes: vec![volume],
         quarantine: vec![entry],
         orphans: vec![orphan],

@@ -242,7 +242,7 @@ impl Operations {
                 if let Err(failure) = &result {
                     tracing::info!(reason = failure.reason, "failed: {failure}");
                 }
-                ticket.end(result.as_ref().map(|()| ()));
+                ticket.end(result.as_ref().copied());
                 result
             };
             Box::pin(job.instrument(span))

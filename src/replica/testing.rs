@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::label::{Ancestors, Flags, Label, Member, MemberState};
 use super::layout::{DATA_OFFSET, region_shift};
 use crate::io::recording::RecordingDisk;
+use crate::io::slots::{self, Slot};
 use crate::model::{GenerationId, NodeId, PoolId, ReplicaId, VolumeId};
 use crate::units::MIB;
 
@@ -15,6 +16,13 @@ pub(crate) const DATA_LEN: u64 = 8 * MIB;
 
 fn uuid(number: u128) -> Uuid {
     Uuid::from_u128(0x0197_0000_0000_7000_8000_0000_0000_0000 | number)
+}
+
+/// A label as it lies in a slot.
+pub(crate) fn sealed(label: &Label) -> Slot {
+    let mut slot = label.encode();
+    slots::seal(&mut slot, label.slot_seq);
+    slot
 }
 
 /// A label of a volume with two members, of which the second is this one.

@@ -256,19 +256,11 @@ fn uuid(slot: &Slot, at: usize) -> Uuid {
     Uuid::from_bytes(bytes)
 }
 
-/// The bytes of a witness file with a record of the table that a label has, for tests of who reads such files.
+/// The bytes of a witness file, for tests of who reads such files.
 #[cfg(test)]
-pub(crate) fn encoded_for_tests(label: &crate::replica::Label) -> Vec<u8> {
-    let record = WitnessRecord {
-        volume: label.volume,
-        name: label.name.clone(),
-        epoch: label.epoch,
-        generation: label.generation,
-        generation_id: label.generation_id,
-        members: Vec::new(),
-    };
+pub(crate) fn encoded_for_tests(record: &WitnessRecord) -> Vec<u8> {
     let mut slot = [0; SLOT_SIZE];
-    encode(&record, &mut slot);
+    encode(record, &mut slot);
     slots::seal(&mut slot, 1);
     [slot, [0; SLOT_SIZE]].concat()
 }

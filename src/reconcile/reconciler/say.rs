@@ -46,8 +46,8 @@ impl Reconciler {
             drift,
             node: before.node.clone(),
             version: before.version.clone(),
-            pools: pools,
-            volumes: volumes,
+            pools,
+            volumes,
             quarantine: leftover::quarantine(observed),
             orphans: leftover::orphans(plan, observed),
         });

@@ -164,10 +164,7 @@ fn apply_to_volume(observed: &mut Observed, name: &VolumeName, action: VolumeAct
             format!("{} {name}", if creates { "create" } else { "assemble" })
         }
         VolumeAction::EnsureExport { export, read_only } => {
-            let there = observed
-                .volumes
-                .get_mut(name)
-                .expect("exported after it was made");
+            let there = observed.volumes.get_mut(name).expect("it was made");
             there.export = Some(ObservedExport {
                 spec: export,
                 read_only,
