@@ -1,7 +1,7 @@
 //! Sockets, links and block devices: what a daemon that was killed leaves outside its own folders.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
@@ -71,14 +71,22 @@ pub(super) fn is_dead_socket(path: &Path) -> bool {
     is_socket && !is_bound(path) && matches!(connect(path), Err(Errno::CONNREFUSED))
 }
 
-/// Whether the kernel knows of a socket with this file name: one that serves, or is about to, is not to be disturbed by a
-/// connection. Its folder may be known under another path there, or under none. A daemon in another network namespace is
+/// Whether the kernel knows of a socket at this place: one that serves, or is about to, is not to be disturbed by a
+/// connection. It may have got there by another path, or by one from a folder of its own. A daemon in another namespace is
 /// not seen, so this is not the last word.
 fn is_bound(path: &Path) -> bool {
     let sockets = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let mut befores = sockets.lines().filter_map(|line| line.strip_suffix(&*name));
-    befores.any(|before| before.ends_with(['/', ' ']))
+    befores.any(|before| match before.split_once(" /") {
+        Some((_, folder)) => is_same(&Path::new("/").join(folder).join(&*name), path),
+        None => before.ends_with(['/', ' ']),
+    })
+}
+
+fn is_same(a: &Path, b: &Path) -> bool {
+    let place = |path| std::fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    matches!((place(a), place(b)), (Ok(a), Ok(b)) if a == b)
 }
 
 /// Does not wait for somebody who does not take connections.
