@@ -14,7 +14,7 @@ use super::live::{self, Books, Live, LiveEnv};
 use crate::io::{Alignment, BlockDevice, Disk, FileDevice, Local, MemoryDevice};
 use crate::model::observed::{AppliedVolume, RemovalPolicy};
 use crate::model::policy::{ForceStart, VolumePolicy};
-use crate::model::spec::{BlockSize, OnRemove, VolumeSpec};
+use crate::model::spec::{BlockSize, VolumeSpec};
 use crate::model::{NodeId, PoolId, PoolName, ReplicaId, VolumeId, VolumeName};
 use crate::nexus::{
     Candidate, Health, Nexus, NexusSpec, NexusStatus, Parts, Policy, Presence, Timeouts,
@@ -74,6 +74,27 @@ impl Engine {
         name: &VolumeName,
         spec: &VolumeSpec,
     ) -> Result<(), EngineError> {
+        self.ensure(name, spec, true).await
+    }
+
+    /// As [`Engine::ensure_volume`], of a volume that was seen: should its replicas be gone by now, none are made.
+    ///
+    /// # Errors
+    /// As [`Engine::ensure_volume`]; `DataMissing` when there is no replica of it.
+    pub async fn open_volume(
+        &self,
+        name: &VolumeName,
+        spec: &VolumeSpec,
+    ) -> Result<(), EngineError> {
+        self.ensure(name, spec, false).await
+    }
+
+    async fn ensure(
+        &self,
+        name: &VolumeName,
+        spec: &VolumeSpec,
+        may_create: bool,
+    ) -> Result<(), EngineError> {
         let _turn = self.turn(name).await;
         if let Some(live) = self.live(name) {
             if !live.has_stopped() {
@@ -85,7 +106,7 @@ impl Engine {
             self.volumes().remove(name);
         }
         self.coming().insert(name.clone(), spec.replicas.clone());
-        let result = self.bring_up(name, spec).await;
+        let result = self.bring_up(name, spec, may_create).await;
         self.coming().remove(name);
         match &result {
             Ok(()) => drop(self.problems().remove(name)),
@@ -95,7 +116,12 @@ impl Engine {
         result
     }
 
-    async fn bring_up(&self, name: &VolumeName, spec: &VolumeSpec) -> Result<(), EngineError> {
+    async fn bring_up(
+        &self,
+        name: &VolumeName,
+        spec: &VolumeSpec,
+        may_create: bool,
+    ) -> Result<(), EngineError> {
         let mut gathered = self.gather(name, &spec.replicas).await;
         if self.clear_unfinished(name, spec.on_create_fail).await? {
             gathered = self.gather(name, &spec.replicas).await;
@@ -103,10 +129,22 @@ impl Engine {
         let ids: Vec<VolumeId> = self.ids_of(name, &gathered).into_iter().collect();
         match ids.as_slice() {
             [] => {
-                self.check_creatable(name, &gathered)?;
+                self.check_creatable(name, spec.renamed_from.as_ref(), &gathered)?;
+                if !may_create || spec.uuid.is_some() {
+                    return Err(replicas_gone(name));
+                }
                 self.create_volume(name, spec).await
             }
-            [id] => self.assemble_volume((name, *id), spec).await,
+            [id] if spec.uuid.is_none_or(|wanted| wanted == *id) => {
+                self.check_not_another(name, *id, spec.uuid)?;
+                self.assemble_volume((name, *id), spec).await
+            }
+            [id] => Err(EngineError::new(
+                "NameTaken",
+                format!(
+                    "the data of the name \"{name}\" is {id}, which is not the `uuid` of its table: nothing is opened"
+                ),
+            )),
             _ => Err(EngineError::new(
                 "AmbiguousVolume",
                 format!(
@@ -126,12 +164,8 @@ impl Engine {
         let _claim = self.claim_idle(id).await?;
         self.undo_removal(id).await;
         let (gathered, spec) = &self.gather_members(name, id, spec).await;
-        let label = gathered.newest_label(id).cloned().ok_or_else(|| {
-            EngineError::new(
-                "DataMissing",
-                format!("the replicas of volume \"{name}\" are gone"),
-            )
-        })?;
+        let label = gathered.newest_label(id).cloned();
+        let label = label.ok_or_else(|| replicas_gone(name))?;
         let replicas = self.bring_replicas(id, spec, gathered, &label).await;
         let files = replicas.iter().filter_map(file_of).collect();
         let block_size = if label.lb_size == 512 {
@@ -238,14 +272,6 @@ impl Engine {
         brought.into_iter().map(|(_, bring)| bring).collect()
     }
 
-    pub(super) fn pool_id(&self, name: &PoolName) -> Option<PoolId> {
-        let open = self
-            .pools()
-            .get(name)
-            .and_then(|e| e.pool.as_ref().map(crate::pool::Pool::id));
-        open.or_else(|| self.shared.store.pool(name))
-    }
-
     /// Starts a volume on a reactor and takes it into the books.
     pub(super) async fn launch(
         &self,
@@ -257,7 +283,7 @@ impl Engine {
         let is_memory_only = starter.witness.is_none();
         let reactor = self.place();
         let counters = Arc::clone(&starter.counters);
-        let (status, receiver) = watch::channel(initial_status());
+        let (status, receiver) = watch::channel(live::initial_status());
         let changes = Arc::clone(&self.shared.changes);
         let started = reactor.run(move |local| start(local, starter, status, changes));
         started.await.map_err(|_| EngineError::stopping())??;
@@ -273,21 +299,16 @@ impl Engine {
         keeper::start(self, &live);
         Ok(())
     }
+}
 
-    /// Notes in the database how the volume was made and what becomes of it when its table goes.
-    pub(super) async fn remember(
-        &self,
-        id: VolumeId,
-        spec: &VolumeSpec,
-        replicas: Option<std::collections::BTreeMap<PoolName, ReplicaId>>,
-    ) -> Result<(), EngineError> {
-        let mut record = self.shared.store.volume(id).unwrap_or_default();
-        record.delete_on_remove = spec.on_remove == OnRemove::Delete;
-        record.quarantine_seconds = spec.quarantine_for.as_secs();
-        record.thin = Some(record.thin.unwrap_or(spec.thin));
-        record.replicas.extend(replicas.unwrap_or_default());
-        Ok(self.shared.store.set_volume(id, record).await?)
-    }
+fn replicas_gone(name: &VolumeName) -> EngineError {
+    EngineError::new(
+        "DataMissing",
+        format!(
+            "the replicas of volume \"{name}\" are gone from the pools' folders \"replicas\"; nothing is created in \
+             their place: put them back, or declare the pool that has them"
+        ),
+    )
 }
 
 pub(super) fn no_such_volume(name: &VolumeName) -> EngineError {
@@ -360,26 +381,6 @@ pub(super) fn nexus_policy(policy: &VolumePolicy) -> Policy {
 /// Length of a replica's file for a volume of `size`, bytes.
 pub(super) const fn replica_len(size: Bytes) -> u64 {
     DATA_OFFSET.saturating_add(size.get())
-}
-
-pub(super) fn initial_status() -> NexusStatus {
-    NexusStatus {
-        version: 0,
-        health: Health::Stopped,
-        generation: 0,
-        epoch: 0,
-        size_bytes: 0,
-        children: Vec::new(),
-        unresolved_bytes: 0,
-        hedged_reads: 0,
-        scrub: None,
-        last_scrub: None,
-        scrubbed: crate::nexus::ScrubTotals::default(),
-        resolved_bytes: 0,
-        intent_regions: 0,
-        lost_unflushed: false,
-        rebuilds: crate::nexus::RebuildTotals::default(),
-    }
 }
 
 /// On the reactor: builds the nexus, shows it as a volume, and reports its status from then on.

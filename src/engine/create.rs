@@ -1,5 +1,6 @@
 //! Creating a volume, and clearing away a creation that was cut short (spec A0, L6).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::assemble::{Bring, Brought, Starter, file_of, nexus_spec, replica_len};
@@ -8,7 +9,7 @@ use super::error::EngineError;
 use super::live::Books;
 use crate::io::planted::kill_point;
 use crate::model::observed::{AppliedVolume, RemovalPolicy};
-use crate::model::spec::{OnCreateFail, VolumeSpec};
+use crate::model::spec::{OnCreateFail, OnRemove, VolumeSpec};
 use crate::model::{PoolName, ReplicaId, VolumeId, VolumeName};
 use crate::pool::{Discarded, Opened};
 use crate::state::Creation;
@@ -62,6 +63,23 @@ impl Engine {
         }
         tracing::info!(volume = %name, %id, size = %spec.size, "created");
         Ok(())
+    }
+
+    /// Notes in the database how the volume was made and what becomes of it when its table goes.
+    pub(super) async fn remember(
+        &self,
+        id: VolumeId,
+        spec: &VolumeSpec,
+        replicas: Option<BTreeMap<PoolName, ReplicaId>>,
+    ) -> Result<(), EngineError> {
+        let mut record = self.shared.store.volume(id).unwrap_or_default();
+        record.delete_on_remove = spec.on_remove == OnRemove::Delete;
+        record.quarantine_seconds = spec.quarantine_for.as_secs();
+        record.thin = Some(record.thin.unwrap_or(spec.thin));
+        // What runs is not being purged, whatever was begun once.
+        record.purging = false;
+        record.replicas.extend(replicas.unwrap_or_default());
+        Ok(self.shared.store.set_volume(id, record).await?)
     }
 
     async fn make(
@@ -148,18 +166,20 @@ impl Engine {
     }
 
     /// Takes back a creation whose volume nobody has ever been shown.
-    async fn undo_creation(
+    pub(super) async fn undo_creation(
         &self,
         id: VolumeId,
         replicas: &[(PoolName, ReplicaId)],
     ) -> Result<(), EngineError> {
+        // First, as with a record the volume would count as created, and as lost once its files are gone.
+        self.shared.state.remove_witness(id)?;
+        kill_point();
         for (pool, replica) in replicas {
             let discarded = self.open_one(pool)?.discard_creation(*replica).await?;
             if let Discarded::Moved(path) = discarded {
                 tracing::warn!(%pool, %replica, path = %path.display(), "a half-made replica was put aside");
             }
         }
-        self.shared.state.remove_witness(id)?;
         Ok(self.shared.store.end_creation(id).await?)
     }
 
@@ -179,7 +199,7 @@ impl Engine {
                 // It may have got another name since.
                 self.witness_names().insert(*id, record.name);
                 self.shared.store.end_creation(*id).await?;
-            } else if creation.left.is_some() && on_create_fail == OnCreateFail::Leave {
+            } else if on_create_fail == OnCreateFail::Leave && self.is_left(creation).await {
                 return Err(creation_left(creation, "CreationLeft"));
             } else {
                 tracing::warn!(volume = %name, %id, "clearing away a creation that was cut short");
@@ -187,6 +207,15 @@ impl Engine {
             }
         }
         Ok(!unfinished.is_empty())
+    }
+
+    /// Whether a creation failed and there still is something of it to look at.
+    async fn is_left(&self, creation: &Creation) -> bool {
+        if creation.left.is_none() {
+            return false;
+        }
+        self.look_into_all(creation).await;
+        self.has_any_of(&creation.replicas)
     }
 
     /// Clears away, in the background, every creation that a crash cut short and whose pools are all open: whether or not
@@ -233,7 +262,7 @@ fn creation_left(creation: &Creation, reason: &str) -> EngineError {
         reason,
         format!(
             "the creation of volume \"{}\" failed: {why}; what there is of it is left for inspection ({places}), and nothing \
-             is attempted before it has on_create_fail = \"delete\"",
+             is attempted before that is purged (`volund orphans list`) or the table has on_create_fail = \"delete\"",
             creation.name
         ),
     )

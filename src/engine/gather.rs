@@ -235,6 +235,7 @@ impl Engine {
     pub(super) fn check_creatable(
         &self,
         name: &VolumeName,
+        renamed_from: Option<&VolumeName>,
         gathered: &Gathered,
     ) -> Result<(), EngineError> {
         if !gathered.quarantined.is_empty() {
@@ -253,7 +254,18 @@ impl Engine {
                 format!("volume \"{name}\" is created once all of its pools are online: {why}"),
             ));
         }
-        self.check_elsewhere(name)
+        self.check_elsewhere(name)?;
+        match renamed_from.and_then(|old| Some((old, self.vanished(old)?))) {
+            None => Ok(()),
+            Some((old, id)) => Err(EngineError::new(
+                "DataMissing",
+                format!(
+                    "volume \"{name}\" is to be the data of \"{old}\" ({id}), of which no replica is in the pools of this \
+                     node; nothing is created: declare and mount the pool that has it, or drop `renamed_from` for a \
+                     blank volume"
+                ),
+            )),
+        }
     }
 
     /// Whatever the volume's own pools say: a name that has data anywhere is not free.
@@ -273,18 +285,9 @@ impl Engine {
                 ),
             ));
         }
-        // The witness follows the labels when a volume gets another name.
-        let renamed = |id: VolumeId| {
-            let files = pools.values().flat_map(|entry| entry.found.of_volume(id));
-            let mut labels = files.filter_map(|found| found.label.as_ref());
-            labels.any(|label| label.volume == id)
-        };
-        let witnessed = self
-            .witness_names()
-            .iter()
-            .find(|(id, n)| *n == name && !renamed(**id))
-            .map(|(id, _)| *id);
-        match witnessed {
+        drop(labelled);
+        drop(pools);
+        match self.vanished(name) {
             Some(id) => Err(EngineError::new(
                 "DataMissing",
                 format!(
@@ -294,6 +297,42 @@ impl Engine {
             )),
             None => Ok(()),
         }
+    }
+
+    /// Refuses data that this node never had in the place of data that it had under this name, unless the table asks for
+    /// it by its id.
+    pub(super) fn check_not_another(
+        &self,
+        name: &VolumeName,
+        id: VolumeId,
+        wanted: Option<VolumeId>,
+    ) -> Result<(), EngineError> {
+        let vanished = self.vanished(name);
+        match vanished.filter(|_| wanted != Some(id) && !self.is_known(id)) {
+            None => Ok(()),
+            Some(known) => Err(EngineError::new(
+                "DataMissing",
+                format!(
+                    "this node had a volume \"{name}\" ({known}) but no replica of it is in its pools; what has the name \
+                     now is {id}, which it never had; nothing is opened: declare and mount the pool with the replicas of \
+                     the first, or put uuid = \"{id}\" into the table to adopt the other"
+                ),
+            )),
+        }
+    }
+
+    /// The volume that a witness knows by this name and of which no pool has a replica.
+    fn vanished(&self, name: &VolumeName) -> Option<VolumeId> {
+        let pools = self.pools();
+        // The witness follows the labels when a volume gets another name.
+        let is_here = |id: VolumeId| {
+            let files = pools.values().flat_map(|entry| entry.found.of_volume(id));
+            let mut labels = files.filter_map(|found| found.label.as_ref());
+            labels.any(|label| label.volume == id)
+        };
+        let witnesses = self.witness_names();
+        let mut its = witnesses.iter().filter(|(_, known)| *known == name);
+        its.find(|(id, _)| !is_here(**id)).map(|(id, _)| *id)
     }
 }
 

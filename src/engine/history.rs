@@ -206,7 +206,7 @@ fn change(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::assemble::initial_status;
+    use crate::engine::live::initial_status;
     use crate::nexus::ChildLatencies;
 
     fn child(state: ReplicaState, reason: Option<&str>) -> ChildStatus {

@@ -309,7 +309,7 @@ fn out_of_sync(status: &NexusStatus) -> BTreeSet<ReplicaId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::assemble::initial_status;
+    use crate::engine::live::initial_status;
     use crate::model::policy::RetryPolicy;
     use crate::nexus::ChildLatencies;
     use crate::replica::ErrorCounts;

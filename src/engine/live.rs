@@ -216,6 +216,27 @@ impl Live {
     }
 }
 
+/// Of a volume whose nexus has not said anything yet.
+pub(super) fn initial_status() -> NexusStatus {
+    NexusStatus {
+        version: 0,
+        health: Health::Stopped,
+        generation: 0,
+        epoch: 0,
+        size_bytes: 0,
+        children: Vec::new(),
+        unresolved_bytes: 0,
+        hedged_reads: 0,
+        scrub: None,
+        last_scrub: None,
+        scrubbed: crate::nexus::ScrubTotals::default(),
+        resolved_bytes: 0,
+        intent_regions: 0,
+        lost_unflushed: false,
+        rebuilds: crate::nexus::RebuildTotals::default(),
+    }
+}
+
 impl fmt::Debug for Live {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Live")

@@ -48,16 +48,18 @@ impl Engine {
             .iter()
             .map(|(_, found)| (found.place.replica(), found.stat.allocated))
             .collect();
+        let mut hidden = BTreeSet::new();
         for (name, live) in &lives {
             let volume = self.observe_live(live, &allocated, deadline).await;
-            volumes.insert(name.clone(), volume);
+            let other = volumes.insert(name.clone(), volume);
+            hidden.extend(other.into_iter().flat_map(|other| other.ids));
         }
         Observed {
             at_unix_seconds: since.as_secs(),
             pools: self.observe_pools(),
             volumes,
             quarantine: self.observe_quarantine(&files),
-            strays: self.observe_strays(&files, &lives),
+            strays: self.observe_strays(&files, &lives, &hidden),
         }
     }
 
@@ -222,7 +224,7 @@ impl Engine {
         Some(ObservedVolume {
             ids: BTreeSet::from([id]),
             applied: self.applied_of(id, newest, its.map(|(pool, _)| pool)),
-            known: self.shared.store.volume(id).is_some() || self.witness_names().contains_key(&id),
+            known: self.is_known(id),
             serving: false,
             problem: self.problems().get(name).cloned(),
             export: None,
@@ -234,6 +236,11 @@ impl Engine {
             resolved: Bytes(0),
             scrub: None,
         })
+    }
+
+    /// Whether this node ever made or opened this volume.
+    pub(super) fn is_known(&self, id: VolumeId) -> bool {
+        self.shared.store.volume(id).is_some() || self.witness_names().contains_key(&id)
     }
 
     fn applied_of<'a>(
@@ -349,13 +356,16 @@ impl Engine {
 
     /// The id of the volume that has this name and that nobody serves; none when there is none, or more than one.
     pub(super) fn idle_id(&self, name: &VolumeName) -> Option<VolumeId> {
+        let ids = self.idle_ids(name);
+        ids.first().copied().filter(|_| ids.len() == 1)
+    }
+
+    /// The ids of all volumes that have this name and that nobody serves.
+    pub(super) fn idle_ids(&self, name: &VolumeName) -> BTreeSet<VolumeId> {
         let files = self.all_files();
         let lives = self.volumes().clone();
-        let volume = self.observe_idle(&files, &lives).remove(name)?;
-        match volume.ids.len() {
-            1 => volume.ids.into_iter().next(),
-            _ => None,
-        }
+        let volume = self.observe_idle(&files, &lives).remove(name);
+        volume.map_or_else(BTreeSet::new, |volume| volume.ids)
     }
 }
 

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::engine::Engine;
 use super::error::EngineError;
 use super::live::Live;
+use super::pools::PoolEntry;
 use crate::io::clock::wall;
 use crate::model::observed::{Problem, Stray};
 use crate::model::{PoolName, ReplicaId, VolumeId, VolumeName};
@@ -17,12 +18,14 @@ use crate::replica::MemberState;
 use crate::units::Bytes;
 
 impl Engine {
-    /// Every file that nobody reads or writes: no member of its volume's newest table, without a label, or not named like
-    /// a replica. Files of changes that are under way are not among them.
+    /// Every file that nobody reads or writes: no member of its volume's newest table, without a label, not named like
+    /// a replica, or of a volume in `hidden`: those share their name with one that runs. Files of changes that are under
+    /// way are not among them.
     pub(super) fn observe_strays(
         &self,
         files: &[(PoolName, FoundReplica)],
         lives: &BTreeMap<VolumeName, Arc<Live>>,
+        hidden: &BTreeSet<VolumeId>,
     ) -> Vec<Stray> {
         let mut members = self.under_way();
         for live in lives.values() {
@@ -43,7 +46,10 @@ impl Engine {
         }
         let mut strays: Vec<Stray> = files
             .iter()
-            .filter_map(|(pool, found)| stray(pool, found, &members))
+            .filter_map(|(pool, found)| {
+                let hidden = hidden_stray(pool, found, hidden);
+                hidden.or_else(|| stray(pool, found, &members))
+            })
             .collect();
         for (pool, entry) in self.pools().iter() {
             strays.extend(entry.strangers.iter().map(|path| Stray {
@@ -107,11 +113,13 @@ impl Engine {
         Ok(())
     }
 
-    fn has_any_of(&self, replicas: &[(PoolName, ReplicaId)]) -> bool {
+    /// Whether one of these files is there, or may be, as its pool is not here.
+    pub(super) fn has_any_of(&self, replicas: &[(PoolName, ReplicaId)]) -> bool {
         let pools = self.pools();
         replicas.iter().any(|(pool, replica)| {
             let entry = pools.get(pool);
-            entry.is_none_or(|entry| entry.found.of_replica(*replica).next().is_some())
+            let is_here = |entry: &PoolEntry| entry.found.of_replica(*replica).next().is_some();
+            entry.is_none_or(|entry| entry.pool.is_none() || is_here(entry))
         })
     }
 
@@ -127,6 +135,35 @@ impl Engine {
         drop(claim);
         self.purge(&entry).await
     }
+}
+
+/// A file of a volume that has the name of one that runs.
+fn hidden_stray(
+    pool: &PoolName,
+    found: &FoundReplica,
+    hidden: &BTreeSet<VolumeId>,
+) -> Option<Stray> {
+    let label = found.label.as_ref()?;
+    let Place::Active(replica) = found.place else {
+        return None;
+    };
+    let why = || Problem {
+        reason: "NameTaken".to_owned(),
+        message: format!(
+            "{} is of volume {}, which has the name \"{}\" of another that runs here: neither is opened at the next \
+             start. Move it out of the pool's folder \"replicas\", or `volund orphans purge {replica}` deletes it",
+            found.path.display(),
+            label.volume,
+            label.name
+        ),
+    };
+    hidden.contains(&label.volume).then(|| Stray {
+        pool: pool.clone(),
+        path: found.path.clone(),
+        replica: Some(replica),
+        why: why(),
+        allocated: Bytes(found.stat.allocated),
+    })
 }
 
 /// What a file is when nobody needs it; none when somebody does.

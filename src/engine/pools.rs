@@ -10,7 +10,7 @@ use super::live::Live;
 use super::look::Looks;
 use crate::model::observed::Problem;
 use crate::model::spec::{PoolBacking, PoolSpec};
-use crate::model::{PoolName, VolumeName};
+use crate::model::{PoolId, PoolName, VolumeName};
 use crate::pool::{Capacity, Pool};
 
 /// The reason of a pool whose filesystem answers with errors.
@@ -142,6 +142,14 @@ impl Engine {
     pub(super) fn open_one(&self, name: &PoolName) -> Result<Pool, EngineError> {
         let open = self.pools().get(name).and_then(|entry| entry.pool.clone());
         open.ok_or_else(|| self.offline(name))
+    }
+
+    pub(super) fn pool_id(&self, name: &PoolName) -> Option<PoolId> {
+        let open = self
+            .pools()
+            .get(name)
+            .and_then(|entry| entry.pool.as_ref().map(Pool::id));
+        open.or_else(|| self.shared.store.pool(name))
     }
 
     /// `PoolOffline` with the pool's own problem.

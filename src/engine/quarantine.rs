@@ -96,7 +96,7 @@ impl Engine {
         let _turn = self.turn(name).await;
         if let Some(parked) = self.parked_entry(entry) {
             let _claim = self.claim(parked.live.id).await;
-            if self.live(name).is_some() || self.idle_id(name).is_some() {
+            if self.live(name).is_some() || !self.idle_ids(name).is_empty() {
                 return Err(name_taken(entry, name));
             }
             if self.parked().remove(&parked.live.id).is_none() {
@@ -108,7 +108,7 @@ impl Engine {
         }
         let id = self.entry_id(entry)?;
         let _claim = self.claim_idle(id).await?;
-        if self.idle_id(name).is_some_and(|other| other != id) || self.live(name).is_some() {
+        if self.live(name).is_some() || self.idle_ids(name).iter().any(|other| *other != id) {
             return Err(name_taken(entry, name));
         }
         let quarantined = self.quarantined(id);
@@ -117,11 +117,13 @@ impl Engine {
             return Err(no_such_entry(entry));
         }
         self.note_purge(id, false).await?;
+        // Before they are back: under their old name they might be taken for, or beside, the volume that has it now.
+        self.rename_files(id, name).await?;
         for (pool, quarantined) in quarantined {
+            kill_point();
             self.open_one(&pool)?.restore(quarantined).await?;
             self.look_into(&pool).await?;
         }
-        self.rename_files(id, name).await?;
         tracing::info!(volume = %name, %id, %entry, "back from quarantine");
         Ok(())
     }
@@ -182,6 +184,7 @@ impl Engine {
             kill_point();
             self.shared.store.remove_volume(id).await?;
             self.shared.store.remove_history(id).await?;
+            self.close_journal(id).await?;
             kill_point();
             self.witness_names().remove(&id);
         }

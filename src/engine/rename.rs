@@ -3,7 +3,6 @@
 use super::engine::Engine;
 use super::error::EngineError;
 use crate::model::{VolumeId, VolumeName};
-use crate::pool::Place;
 use crate::replica::Label;
 
 impl Engine {
@@ -26,6 +25,8 @@ impl Engine {
         };
         // A label that is not here would keep the old name, for whoever gets that next.
         self.all_pools_of(id).await?;
+        // Before it is stopped: it goes on under its old name.
+        self.check_name_free(id, from, to)?;
         if let Some(live) = running {
             self.remove_unused_export(from, &live).await?;
             if live.is_memory_only {
@@ -56,7 +57,9 @@ impl Engine {
             Some(label) => Err(EngineError::new(
                 "NameTaken",
                 format!(
-                    "volume \"{from}\" can't become \"{to}\": volume {} has that name",
+                    "volume \"{from}\" can't become \"{to}\": the data of volume {} has that name. Give it another with \
+                     `volund quarantine restore`, or purge it; `volund quarantine list` and `volund orphans list` \
+                     show it",
                     label.volume
                 ),
             )),
@@ -76,7 +79,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Writes `name` into the labels of a volume's files in use. Files that can't be used are left alone (spec A3).
+    /// Writes `name` into the labels of a volume's files, also those in quarantine. Files that can't be used are left
+    /// alone (spec A3).
     pub(super) async fn rename_files(
         &self,
         id: VolumeId,
@@ -85,7 +89,7 @@ impl Engine {
         for (pool, found) in self.all_files() {
             let is_ours = |label: &Label| label.volume == id && label.name != *name;
             let wants = found.fault.is_none() && found.label.as_ref().is_some_and(is_ours);
-            if wants && matches!(found.place, Place::Active(_)) {
+            if wants {
                 let handle = self.open_one(&pool)?;
                 handle.rename(found.place, name.clone()).await?;
                 self.look_into(&pool).await?;

@@ -18,6 +18,7 @@ mod identity;
 mod lifecycle;
 mod many;
 mod members;
+mod safety;
 mod why;
 
 /// A node's folders, on a filesystem with direct I/O.

@@ -1,10 +1,11 @@
 //! Sockets, links and block devices: what a daemon that was killed leaves outside its own folders.
 
 use std::collections::BTreeSet;
-use std::io;
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 
 use super::Facts;
 use super::report::{Repair, Report, Severity};
@@ -67,18 +68,32 @@ pub(super) fn check(facts: &Facts, report: &mut Report) {
 pub(super) fn is_dead_socket(path: &Path) -> bool {
     let is_socket =
         std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-    is_socket && !is_bound(path) && UnixStream::connect(path).err().is_some_and(refused)
+    is_socket && !is_bound(path) && matches!(connect(path), Err(Errno::CONNREFUSED))
 }
 
-/// Whether the kernel knows of a socket of this name: one that serves is not to be disturbed by a connection. A daemon in
-/// another network namespace is not seen, so this is not the last word.
+/// Whether the kernel knows of a socket at this place: one that serves, or is about to, is not to be disturbed by a
+/// connection. It may have got there by another path, or by one from a folder of its own. A daemon in another namespace is
+/// not seen, so this is not the last word.
 fn is_bound(path: &Path) -> bool {
     let sockets = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
-    let name = path.display().to_string();
-    sockets
-        .lines()
-        .any(|line| line.split_whitespace().last() == Some(&name))
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut befores = sockets.lines().filter_map(|line| line.strip_suffix(&*name));
+    befores.any(|before| match before.split_once(" /") {
+        Some((_, folder)) => is_same(&Path::new("/").join(folder).join(&*name), path),
+        None => before.ends_with(['/', ' ']),
+    })
+}
+
+fn is_same(a: &Path, b: &Path) -> bool {
+    let place = |path| std::fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    matches!((place(a), place(b)), (Ok(a), Ok(b)) if a == b)
+}
+
+/// Does not wait for somebody who does not take connections.
+fn connect(path: &Path) -> Result<(), Errno> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)
 }
 
 pub(super) fn dead_sockets(folder: &Path) -> Vec<PathBuf> {
@@ -122,4 +137,35 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
     paths.sort();
     paths
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::{bind, listen};
+
+    use super::*;
+
+    #[test]
+    fn a_socket_whose_server_is_slow_or_has_another_path_for_it_is_not_dead() {
+        let folder = tempfile::tempdir().unwrap();
+        let (real, link) = (folder.path().join("real"), folder.path().join("link"));
+        std::fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let make = |name: &str| {
+            let flags = SocketFlags::CLOEXEC;
+            let made = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
+            let address = SocketAddrUnix::new(link.join(name)).unwrap();
+            let made = made.unwrap();
+            bind(&made, &address).unwrap();
+            made
+        };
+        let (server, starting) = (make("slow.sock"), make("starting.sock"));
+        listen(&server, 0).unwrap();
+        let waits = std::os::unix::net::UnixStream::connect(real.join("slow.sock")).unwrap();
+        assert_eq!(connect(&real.join("slow.sock")), Err(Errno::AGAIN));
+        assert!(dead_sockets(&real).is_empty());
+        drop((server, starting, waits));
+        let dead = ["slow.sock", "starting.sock"].map(|name| real.join(name));
+        assert_eq!(dead_sockets(&real), dead);
+    }
 }

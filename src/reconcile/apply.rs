@@ -141,7 +141,11 @@ async fn change(
     match action {
         VolumeAction::Rename { from } => engine.rename_volume(&from, name).await,
         VolumeAction::Restore { entry } => engine.restore_volume(&entry, name).await,
-        VolumeAction::Ensure { spec, .. } => engine.ensure_volume(name, &spec).await,
+        VolumeAction::Ensure {
+            spec,
+            creates: true,
+        } => engine.ensure_volume(name, &spec).await,
+        VolumeAction::Ensure { spec, .. } => engine.open_volume(name, &spec).await,
         VolumeAction::SetPolicy(policy) => engine.set_removal_policy(name, policy).await,
         VolumeAction::EnsureExport { export, read_only } => {
             engine.ensure_export(name, &export, read_only).await

@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 
 use super::compare::{self, CODE_IMMUTABLE, list};
 use super::step::{Blocked, BlockedKind, Plan, PoolAction, PoolPlan, Purge, VolumeAction};
-use crate::model::observed::Observed;
-use crate::model::spec::{DesiredState, ExportSpec, OnRemove, PoolSpec};
+use crate::model::observed::{Observed, ObservedQuarantine};
+use crate::model::spec::{DesiredState, ExportSpec, OnRemove, PoolSpec, VolumeSpec};
 use crate::model::{PoolName, VolumeId, VolumeName};
 
 /// What is remembered about removals from one plan to the next.
@@ -184,15 +184,6 @@ impl Planner<'_> {
 
     /// Only what was last applied counts: a table that is gone says nothing about its data any more.
     fn plan_purges(&self, plan: &mut Plan) {
-        let restored: BTreeSet<String> = plan
-            .volumes
-            .values()
-            .flat_map(|volume| &volume.steps)
-            .filter_map(|step| match &step.action {
-                VolumeAction::Restore { entry } => Some(entry.clone()),
-                _ => None,
-            })
-            .collect();
         // Half of a removal that was cut short: the other half is still, or again, a volume.
         let volumes = self.observed.volumes.values();
         let in_use: BTreeSet<_> = volumes.flat_map(|volume| &volume.ids).collect();
@@ -203,7 +194,7 @@ impl Planner<'_> {
                 .saturating_add(policy.quarantine_for.as_secs());
             if policy.on_remove == OnRemove::Delete
                 && self.observed.at_unix_seconds >= due
-                && !restored.contains(&entry.id)
+                && !self.is_wanted(entry)
                 && !in_use.contains(&entry.uuid)
             {
                 let purge = Purge {
@@ -213,6 +204,21 @@ impl Planner<'_> {
                 plan.purges.insert(entry.id.clone(), purge);
             }
         }
+    }
+
+    /// Whether a table that has no data yet asks for this entry's, even if it can't be brought back at this moment.
+    fn is_wanted(&self, entry: &ObservedQuarantine) -> bool {
+        let asks = |name: &VolumeName, spec: &VolumeSpec| match spec.uuid {
+            Some(id) => id == entry.uuid,
+            None => *name == entry.volume || spec.renamed_from.as_ref() == Some(&entry.volume),
+        };
+        let mut volumes = self.desired.volumes.iter();
+        volumes.any(|(name, spec)| {
+            let is_here = spec.node == self.desired.this_node;
+            is_here
+                && asks(name, spec)
+                && !self.observed.volumes.contains_key(self.existing(name).0)
+        })
     }
 
     /// Removals first: whoever takes over a socket path or device number waits until it is free.

@@ -66,7 +66,6 @@ pub fn start(node: &NodeName, work: Work, times: Times) -> Handle {
         operations: operations.clone(),
         times,
         started: (times.monotonic)(),
-        looked: Duration::ZERO,
         config: None,
         config_error: None,
         refused: None,
@@ -99,8 +98,6 @@ struct Reconciler {
     operations: Operations,
     times: Times,
     started: Instant,
-    /// When it was last looked what may be tried.
-    looked: Duration,
     config: Option<Arc<Config>>,
     /// What is wrong with the files on disk.
     config_error: Option<String>,
@@ -166,7 +163,7 @@ impl Reconciler {
     }
 
     fn wait(&self) -> Duration {
-        let due = self.records.next_due(self.looked);
+        let due = self.records.next_due();
         let wait = due.map_or(POLL, |due| due.saturating_sub(self.now()));
         wait.clamp(Duration::from_millis(10), POLL)
     }
@@ -341,20 +338,7 @@ impl Reconciler {
     /// Where no actor is at work, what is observed decides the state; a failure only once nothing is left to do.
     fn settle(&mut self, plan: &Plan, observed: &Observed) {
         let time = self.times.now_text();
-        let gone = |name: &VolumeName| {
-            !plan.volumes.contains_key(name) && !observed.volumes.contains_key(name)
-        };
-        self.records
-            .volumes
-            .retain(|name, volume| volume.record.busy || !gone(name));
-        let known = observed.pools.keys().chain(plan.pools.keys());
-        let known: std::collections::BTreeSet<_> = known.cloned().collect();
-        self.records
-            .pools
-            .retain(|name, pool| pool.busy || known.contains(name));
-        self.records
-            .purges
-            .retain(|entry, purge| purge.busy || plan.purges.contains_key(entry));
+        self.records.forget(plan, observed, &time);
         for (name, volume) in &plan.volumes {
             if volume.goal == Goal::Elsewhere && !observed.volumes.contains_key(name) {
                 continue;
@@ -365,6 +349,7 @@ impl Reconciler {
             }
             if volume.steps.is_empty() {
                 record.record.failure = None;
+                record.record.backoff.reset();
             }
             let event = match observed.volumes.get(name) {
                 Some(volume) if volume.serving && volume.export.is_some() => Event::Attached,
@@ -377,7 +362,7 @@ impl Reconciler {
 
     fn start_actors(&mut self, plan: &Plan) {
         let now = self.now();
-        self.looked = now;
+        self.records.looked_at = now;
         for (name, pool) in &plan.pools {
             let record = self.records.pools.entry(name.clone()).or_default();
             if let Some(action) = &pool.action

@@ -8,6 +8,8 @@ use super::backoff::{Backoff, Jitter};
 use super::events::Events;
 use super::state::{Event, VolumeState, next};
 use super::status::{Conditions, Statement};
+use super::step::{Goal, Plan};
+use crate::model::observed::Observed;
 use crate::model::policy::RetryPolicy;
 use crate::model::status::Truth;
 use crate::model::{PoolName, VolumeName};
@@ -80,6 +82,8 @@ pub(super) struct Records {
     pub(super) volumes: BTreeMap<VolumeName, VolumeRecord>,
     pub(super) purges: BTreeMap<String, Record>,
     pub(super) events: Events,
+    /// When the last pass looked for what may be tried.
+    pub(super) looked_at: Duration,
     /// When what failed is tried again.
     pub(super) retry: RetryPolicy,
     pub(super) jitter: Jitter,
@@ -222,9 +226,35 @@ impl Records {
         self.all().any(|record| record.failure.is_some())
     }
 
-    /// When the first of those that wait may be tried again, of those whose time had not come at `looked`: what could not
-    /// be tried although it was due waits for something else.
-    pub(super) fn next_due(&self, looked: Duration) -> Option<Duration> {
+    /// Forgets failures of what is gone, or has nothing left to do: they are over. Volumes that failed, perhaps for want of
+    /// a pool of which that is found, are tried again at once.
+    pub(super) fn forget(&mut self, plan: &Plan, observed: &Observed, time: &str) {
+        self.volumes.retain(|name, volume| {
+            let planned = plan.volumes.get(name);
+            let is_here = planned.is_some_and(|planned| planned.goal != Goal::Elsewhere);
+            volume.record.busy || is_here || observed.volumes.contains_key(name)
+        });
+        self.purges
+            .retain(|entry, record| record.busy || plan.purges.contains_key(entry));
+        self.pools.retain(|name, pool| {
+            pool.busy || observed.pools.contains_key(name) || plan.pools.contains_key(name)
+        });
+        let mut came = false;
+        for (name, pool) in self.pools.iter_mut().filter(|(_, pool)| !pool.busy) {
+            let planned = plan.pools.get(name);
+            if planned.is_none_or(|planned| planned.action.is_none()) {
+                came |= pool.failure.take().is_some();
+                pool.backoff.reset();
+            }
+        }
+        if came {
+            self.retry_volumes(time);
+        }
+    }
+
+    /// When the first of those that wait may be tried again. What was due at the last pass and was not tried waits for
+    /// something else than time.
+    pub(super) fn next_due(&self) -> Option<Duration> {
         let volumes = self.volumes.values();
         let volumes = volumes.filter(|volume| volume.state != VolumeState::Error);
         let volumes = volumes.map(|volume| &volume.record);
@@ -233,7 +263,7 @@ impl Records {
             .chain(others)
             .filter(|record| !record.busy)
             .filter_map(|record| record.backoff.due())
-            .filter(|due| *due > looked)
+            .filter(|due| *due > self.looked_at)
             .min()
     }
 

@@ -6,7 +6,7 @@ use crate::model::spec::OnCreateFail;
 use crate::model::{ReplicaId, VolumeId};
 
 /// Creates `db` on a pool that can't take it; answers why not.
-async fn fail(engine: &Engine, on_create_fail: OnCreateFail) -> EngineError {
+pub(super) async fn fail(engine: &Engine, on_create_fail: OnCreateFail) -> EngineError {
     let impossible = VolumeSpec {
         on_create_fail,
         ..spec(&["a", "full"])
@@ -16,7 +16,7 @@ async fn fail(engine: &Engine, on_create_fail: OnCreateFail) -> EngineError {
 }
 
 /// Pools `a`, where there is room, and `full`, of which everything is reserve.
-async fn with_a_full_pool(node: &Node) -> Engine {
+pub(super) async fn with_a_full_pool(node: &Node) -> Engine {
     let engine = node.start().await;
     open(&engine, node, &["a"]).await;
     let full = PoolSpec {
@@ -27,7 +27,7 @@ async fn with_a_full_pool(node: &Node) -> Engine {
     engine
 }
 
-fn files(node: &Node, pool: &str) -> usize {
+pub(super) fn files(node: &Node, pool: &str) -> usize {
     let folder = node.path(pool).join("replicas");
     std::fs::read_dir(folder).unwrap().count()
 }

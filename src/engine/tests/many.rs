@@ -107,7 +107,7 @@ fn check_gather_while(happens: impl Fn(&Engine)) {
         let gathered = gathering.await.unwrap();
         let offline: Vec<_> = gathered.offline.iter().map(|(pool, _)| pool).collect();
         assert_eq!(offline, [&both[0]]);
-        let refused = engine.check_creatable(&volume("db"), &gathered);
+        let refused = engine.check_creatable(&volume("db"), None, &gathered);
         assert_eq!(refused.unwrap_err().reason(), "PoolOffline");
         engine.shutdown().await;
     });

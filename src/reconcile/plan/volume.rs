@@ -45,7 +45,7 @@ impl Planner<'_> {
     }
 
     /// The volume itself or, before its rename, the one it is to be made from.
-    fn existing<'s>(
+    pub(super) fn existing<'s>(
         &'s self,
         name: &'s VolumeName,
     ) -> (&'s VolumeName, Option<&'s ObservedVolume>) {

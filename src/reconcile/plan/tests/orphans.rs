@@ -91,3 +91,65 @@ fn a_volume_of_another_table_is_not_renamed_away_from_it() {
     assert_eq!(words(&plan, "db"), "");
     assert_eq!(words(&plan, "web"), "Blocked/DataMissing");
 }
+
+fn expired(name: &str, at: u64) -> ObservedQuarantine {
+    let mut entry = quarantined(name, at, &["a"]);
+    entry.applied.removal = RemovalPolicy {
+        on_remove: OnRemove::Delete,
+        quarantine_for: Duration::ZERO,
+    };
+    entry
+}
+
+/// Its table is back but one of its pools is not, or the table does not fit: it is not deleted while that lasts.
+#[test]
+fn what_a_table_asks_for_is_not_purged_although_it_can_not_be_brought_back_now() {
+    let check = |wanted: VolumeSpec, offline: bool, expected: usize| {
+        let mut case = Case::new()
+            .wants("web", wanted)
+            .has_quarantined(expired("db", 9));
+        case.observed.at_unix_seconds = 1000;
+        if offline {
+            let pool = case.observed.pools.get_mut(&pool_name("b")).unwrap();
+            pool.problem = Some(crate::model::observed::Problem {
+                reason: "PoolMissing".to_owned(),
+                message: "it is not mounted".to_owned(),
+            });
+        }
+        let plan = case.plan();
+        assert_eq!(plan.purges.len(), expected, "{plan:?}");
+    };
+    let both = spec(&["a", "b"]);
+    let renamed = VolumeSpec {
+        renamed_from: Some(volume_name("db")),
+        ..both.clone()
+    };
+    let by_id = VolumeSpec {
+        uuid: Some(id(9)),
+        ..both.clone()
+    };
+    check(both.clone(), true, 1);
+    check(renamed.clone(), true, 0);
+    check(by_id, true, 0);
+    let misfit = VolumeSpec {
+        thin: false,
+        ..renamed
+    };
+    check(misfit.clone(), false, 0);
+    // It is for a volume of another node that the data is asked for.
+    let elsewhere = VolumeSpec {
+        node: "n2".parse().unwrap(),
+        ..misfit
+    };
+    check(elsewhere, false, 1);
+}
+
+#[test]
+fn what_was_removed_before_the_volume_that_is_there_is_purged() {
+    let mut case = Case::new()
+        .wants("db", spec(&["a"]))
+        .has("db", running(&["a"]))
+        .has_quarantined(expired("db", 9));
+    case.observed.at_unix_seconds = 1000;
+    assert_eq!(case.plan().purges.len(), 1);
+}
