@@ -186,10 +186,7 @@ fn summary(status: &NodeStatus, now: SystemTime) -> String {
 /// `DRIFT   volume.db for 5m (NoSpace), pool.b for 2h (PathMissing)`: what is not as the files want it. Nothing when all
 /// is, or will be in a moment.
 fn drift(status: &NodeStatus, now: SystemTime) -> String {
-    let lasting = status
-        .drift
-        .iter()
-        .filter(|drift| drift.reason != "Applying");
+    let lasting = status.drift.iter().filter(|drift| !drift.is_under_way());
     let texts = lasting.map(|drift| {
         let since = ago(&drift.since, now).map_or_else(String::new, |ago| format!(" for {ago}"));
         format!("{}{since} ({})", drift.object, drift.reason)

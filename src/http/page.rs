@@ -76,6 +76,8 @@ impl Page {
             .filter(|(_, _, c)| is_wrong(c))
             .collect();
         let hash = status.config_hash.get(..12).unwrap_or(&status.config_hash);
+        let applied = status.revisions.applied.as_ref();
+        let commit = applied.and_then(|revision| revision.commit.as_deref());
         html! {
             h1 { "volund " small { "on " (status.node) } }
             p id="summary" {
@@ -90,15 +92,37 @@ impl Page {
             p id="configuration" {
                 "Configuration "
                 @match &status.config_applied_at {
-                    Some(at) => { code { (hash) } ", revision " (status.generation) ", in force " (self.since(at)) }
+                    Some(at) => {
+                        code { (hash) } ", revision " (status.generation)
+                        @if let Some(commit) = commit { ", commit " code { (commit.get(..12).unwrap_or(commit)) } }
+                        ", in force " (self.since(at))
+                    }
                     None => { "not in force yet" }
                 }
             }
+            (self.drift(status))
             @if let Some(error) = &status.config_error {
                 article.bad {
                     p { span.tag.bad { "Refused" } " The files on disk have errors, so the revision above stays in force." }
                     pre { (error) }
                     p.next { "they are read again as soon as they change." }
+                }
+            }
+        }
+    }
+
+    /// What is not as the files want it, but for what is being done just now.
+    fn drift(&self, status: &NodeStatus) -> Markup {
+        let lasting: Vec<_> = status.drift.iter().filter(|d| !d.is_under_way()).collect();
+        html! {
+            @if !lasting.is_empty() {
+                article.warn id="drift" {
+                    p { span.tag.warn { "Drift" } " Not as the files want it:" }
+                    ul {
+                        @for drift in lasting {
+                            li { b { (drift.object) } " " (drift.reason) ", " (self.since(&drift.since)) ": " (drift.message) }
+                        }
+                    }
                 }
             }
         }

@@ -58,6 +58,14 @@ pub struct Drift {
     pub message: String,
 }
 
+impl Drift {
+    /// Whether it is only being done just now.
+    #[must_use]
+    pub fn is_under_way(&self) -> bool {
+        self.reason == "Applying"
+    }
+}
+
 /// One thing that the daemon did, or was asked to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]

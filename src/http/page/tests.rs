@@ -3,7 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
-use crate::model::journal::Revisions;
+use crate::model::journal::{Drift, Revision, Revisions};
 use crate::model::status::RebuildKind;
 
 /// What would run if it were not escaped.
@@ -72,8 +72,27 @@ fn status() -> NodeStatus {
         volumes: vec![volume],
         quarantine: Vec::new(),
         orphans: Vec::new(),
-        revisions: Revisions::default(),
-        drift: Vec::new(),
+        revisions: Revisions {
+            applied: Some(Revision {
+                generation: Some(7),
+                hash: String::new(),
+                commit: Some(EVIL.to_owned()),
+            }),
+            ..Revisions::default()
+        },
+        drift: vec![
+            drift("volume.db", "NoSpace"),
+            drift("volume.web", "Applying"),
+        ],
+    }
+}
+
+fn drift(object: &str, reason: &str) -> Drift {
+    Drift {
+        object: object.to_owned(),
+        since: "1970-01-01T00:00:00Z".to_owned(),
+        reason: reason.to_owned(),
+        message: EVIL.to_owned(),
     }
 }
 
@@ -131,10 +150,23 @@ fn what_is_wrong_says_since_when_and_what_comes_next() {
 }
 
 #[test]
+fn what_differs_from_the_files_is_told_but_not_what_is_being_done() {
+    let text = page(&status());
+    let drift = text.split("id=\"drift\"").nth(1).unwrap();
+    let drift = drift.split("</article>").next().unwrap();
+    assert!(drift.contains("<b>volume.db</b> NoSpace, "), "{drift}");
+    assert!(!drift.contains("volume.web"), "{drift}");
+    let mut status = status();
+    status.drift.remove(0);
+    assert!(!page(&status).contains("id=\"drift\""));
+}
+
+#[test]
 fn a_node_where_all_is_well_says_so() {
     let mut status = status();
     status.config_error = None;
     status.volumes[0].conditions = vec![condition("Ready", Truth::True)];
+    status.drift.clear();
     let text = page(&status);
     assert!(
         text.contains("All is well") && text.contains("revision 7"),
