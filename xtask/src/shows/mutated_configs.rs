@@ -9,8 +9,8 @@ use super::Random;
 use super::client::{Load, Running};
 use crate::daemon::{self, Daemon, Site};
 
-/// A soak of 20 rounds has 10,000.
-const CONFIGS: u32 = 500;
+/// A soak of 100 rounds has 10,000.
+const CONFIGS: u32 = 100;
 /// Volumes with data that nobody has open.
 const DATA: [&str; 4] = ["d0", "d1", "d2", "d3"];
 /// What a line may be replaced by, or get as its neighbour. No quarantine here is short: a purge after a second would be
