@@ -19,8 +19,9 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
             failed.push(name);
         }
     };
-    println!("check: tidy, fmt, clippy, tests, docs");
+    println!("check: tidy, locks, fmt, clippy, tests, docs");
     step("tidy", tidy::run(&[]));
+    step("fuzz/Cargo.lock", shell::run(&mut fuzz_lock()));
     step("fmt", shell::run(&mut fmt()));
     step("clippy", shell::run(&mut clippy()));
     step("tests", shell::run(&mut tests()));
@@ -30,6 +31,14 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     } else {
         bail!("check failed: {}", failed.join(", "))
     }
+}
+
+/// The fuzz targets are a workspace of their own, and are built with what their lock file says.
+fn fuzz_lock() -> Command {
+    let mut fetch = shell::cargo();
+    fetch.args(["fetch", "--quiet", "--locked"]);
+    fetch.args(["--manifest-path", "fuzz/Cargo.toml"]);
+    fetch
 }
 
 fn fmt() -> Command {
