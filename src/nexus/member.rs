@@ -189,6 +189,9 @@ impl<E: NexusEnv> Nexus<E> {
         let disk = child.replica().ok();
         if child.state().is_written() {
             inner.leaves(slot, FaultReason::Removed);
+            // Out of sync first, and out of the table only once that is committed: a label in which it is gone, of a commit
+            // that was cut short, could not tell that it may have gone on alone (spec A5).
+            inner.change_table(&lock, &|_| {}).await?;
         }
         let change = |table: &mut Label| {
             let generation = table.generation;

@@ -254,3 +254,35 @@ fn a_write_that_was_given_up_on_keeps_the_volume_on_the_fast_path_until_it_start
         nexus.add_member(candidate(&rig, 1)).await.unwrap();
     });
 }
+
+/// The survivor's label is of a commit that was cut short: it must not look as if there had never been anybody else.
+#[test]
+fn a_removal_that_was_cut_short_lets_no_survivor_start_alone_without_a_witness() {
+    on_part(9, (2, 2), async |rig, node, nexus| {
+        rig.witness.set_down(true);
+        let removal = nexus.remove_member(Rig::replica_id(1));
+        let removed = async {
+            removal.await.unwrap();
+            unreachable!("the witness is not there");
+        };
+        either(node.sleep(Duration::from_secs(1)), removed).await;
+        drop(nexus);
+        node.kill();
+        rig.witness.set_down(false);
+
+        let node = rig.sim.node();
+        let nexus = rig.assemble(&node, &[false, true]).await.unwrap();
+        nexus.write(0, &filled(4096, 8), true).await.unwrap();
+        nexus.stop().await;
+        let found = rig.witness.record();
+        rig.witness.replace(None);
+        let alone = rig.assemble(&node, &[true, false]).await;
+        let text = alone.map(|_| ()).unwrap_err().to_string();
+        assert!(text.contains("is not here"), "A5: {text}");
+
+        rig.witness.replace(found);
+        let nexus = rig.assemble(&node, &rig.all()).await.unwrap();
+        assert_eq!(states(&nexus), [Stale, InSync], "A4");
+        assert_eq!(read(&nexus, 0, 4096).await, Ok(vec![8; 4096]));
+    });
+}
