@@ -1,5 +1,6 @@
 //! Which replicas may serve: spec section 6, A4 to A7, as a pure function of what was found.
 
+use std::cmp::Reverse;
 use std::fmt;
 
 use super::env::ForceStart;
@@ -11,7 +12,7 @@ use crate::replica::{Label, MemberState};
 /// What the labels say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
-    /// Index of L, the admissible label with the highest generation.
+    /// Index of L, of the admissible labels by which an in-sync member is here the one with the highest generation.
     pub(super) leader: usize,
     /// Indices of the labels of A', the members that may serve.
     pub(super) active: Vec<usize>,
@@ -66,43 +67,53 @@ pub(super) fn plan(
     let witness = witness.filter(|_| !ignored);
     let admissible =
         |label: &Label| witness.is_none_or(|witness| label.descends_from(witness.generation_id));
-    let admitted = labels
-        .iter()
-        .enumerate()
-        .filter(|(_, label)| admissible(label));
-    let Some((leader, newest)) = admitted.max_by_key(|(_, label)| (label.generation, label.epoch))
-    else {
+    let mut admitted: Vec<usize> = (0..labels.len())
+        .filter(|index| admissible(labels[*index]))
+        .collect();
+    admitted.sort_by_key(|index| Reverse((labels[*index].generation, labels[*index].epoch)));
+    let Some(&highest) = admitted.first() else {
         return Err(not_newest(witness, labels));
     };
     if witness.is_none() && !ignored {
-        check_lineage(newest, labels)?;
+        check_lineage(labels[highest], labels)?;
+        admitted.truncate(1);
     }
-    let state = |label: &Label| {
-        let listed = newest.members.iter().find(|m| m.replica == label.replica);
-        listed.map(|member| member.state)
-    };
     // Stricter than A6: a commit is durable on each of its members, so a member without the committed generation was
     // rolled back behind our back. One that has a smaller size lacks the label of a growth that was cut short only.
     let planted = mutant == Some(Mutant::StaleAdmitted);
-    let belongs = |label: &Label| {
+    let belongs = |label: &Label, newest: &Label| {
         newest.descends_from(label.generation_id)
             && (admissible(label) || planted)
             && label.data_len <= newest.data_len
     };
-    let in_state = |wanted: &dyn Fn(MemberState) -> bool| -> Vec<usize> {
-        let chosen = |label: &Label| state(label).is_some_and(wanted) && belongs(label);
+    let in_state = |newest: &Label, wanted: &dyn Fn(MemberState) -> bool| -> Vec<usize> {
+        let state = |label: &Label| {
+            let listed = newest.members.iter().find(|m| m.replica == label.replica);
+            listed.map(|member| member.state)
+        };
+        let chosen = |label: &Label| state(label).is_some_and(wanted) && belongs(label, newest);
         (0..labels.len())
             .filter(|index| chosen(labels[*index]))
             .collect()
     };
-    let active = in_state(&|state| state == MemberState::InSync || planted);
-    let rebuilding = in_state(&|state| state == MemberState::Rebuilding && !planted);
-    if active.is_empty() {
+    let active_by = |leader: usize| {
+        in_state(labels[leader], &|state| {
+            state == MemberState::InSync || planted
+        })
+    };
+    // Labels above the committed generation are of attempts that were given up, and those may lie on several branches.
+    // One that only a member had that was being rebuilt is passed over: nothing was acknowledged by it (F7).
+    let leads = |leader: usize| Some((leader, active_by(leader))).filter(|l| !l.1.is_empty());
+    let Some((leader, active)) = admitted.into_iter().find_map(leads) else {
         let reason = "no in-sync replica is here".to_owned();
         return Err(Blocked {
             reasons: vec![reason],
         });
-    }
+    };
+    let newest = labels[leader];
+    let rebuilding = in_state(newest, &|state| {
+        state == MemberState::Rebuilding && !planted
+    });
     let is_clean = |index: &usize| {
         let label = labels[*index];
         label.flags.clean && label.generation_id == newest.generation_id

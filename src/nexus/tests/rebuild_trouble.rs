@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::sim::Rig;
-use super::super::{FaultReason, RebuildError, RebuildKind};
+use super::super::{AssemblyError, FaultReason, RebuildError, RebuildKind};
 use super::basics::{filled, read, states};
 use super::rebuild::{
     LOST, SIZE, assert_equal, bring_back, candidate, cut_off, half_way, on_disks, rebuild,
@@ -265,5 +265,41 @@ fn a_member_whose_label_can_not_be_counted_up_from_stays_out_and_the_volume_goes
         nexus.write(0, &filled(4096, 9), true).await.unwrap();
         assert_eq!(states(&nexus), [InSync, Stale]);
         nexus.grow(SIZE + MIB).await.unwrap();
+    });
+}
+
+/// Two starts end before their commit, and their labels are on two branches above the committed generation: the highest
+/// one is on the member that was being rebuilt, and the in-sync one's does not lead to it.
+#[test]
+fn a_given_up_start_that_only_a_rebuilding_member_has_does_not_block_the_volume() {
+    on_disks(13, (1, 2), async |mut rig, node, nexus| {
+        nexus.write(MIB, &filled(4096, 5), true).await.unwrap();
+        nexus.add_member(candidate(&rig, 1)).await.unwrap();
+        half_way(&node, &nexus, 1).await;
+        drop(nexus);
+        node.kill();
+        let broken = SimFault {
+            write_errors: 1,
+            ..SimFault::default()
+        };
+        for _ in 0..2 {
+            rig.disks[0].set_fault(broken);
+            let failed = rig.assemble(&rig.sim.node(), &rig.all()).await;
+            assert!(matches!(failed, Err(AssemblyError::Failed(_))), "A8");
+            rig.disks[0].set_fault(SimFault::default());
+        }
+        let timeouts = rig.spec.policy.timeouts;
+        rig.spec.policy.timeouts.commit = Duration::ZERO;
+        rig.witness.fail_commits(true);
+        let failed = rig.assemble(&rig.sim.node(), &[true, false]).await;
+        assert!(matches!(failed, Err(AssemblyError::Witness(_))), "A8");
+        rig.witness.fail_commits(false);
+        rig.spec.policy.timeouts = timeouts;
+
+        let nexus = rig.assemble(&rig.sim.node(), &rig.all()).await.unwrap();
+        assert_eq!(states(&nexus), [InSync, Stale], "A4");
+        assert_eq!(read(&nexus, MIB, 4096).await, Ok(vec![5; 4096]));
+        rebuild(&nexus, 1).await;
+        assert_equal(&rig, &[0, 1]);
     });
 }
