@@ -149,7 +149,7 @@ impl VolumeFacts<'_> {
     }
 
     fn ready(&self) -> Statement {
-        if let Some(failure) = self.failure.filter(|_| !self.goes_on()) {
+        if let Some(failure) = self.failure.filter(|_| !self.is_reachable()) {
             let message = self.attempts(failure);
             return statement("Ready", Truth::False, &failure.reason, &message)
                 .then(Some(self.tried_again()));
@@ -171,12 +171,22 @@ impl VolumeFacts<'_> {
             return statement("Ready", Truth::False, &problem.reason, &problem.message);
         }
         let reason = format!("{:?}", self.state);
-        match self.state {
-            VolumeState::Attached | VolumeState::Available if observed.serving => {
-                statement("Ready", Truth::True, &reason, "it takes I/O")
-            }
-            _ => statement("Ready", Truth::False, &reason, UNDER_WAY[1]),
+        if self.is_reachable() {
+            statement("Ready", Truth::True, &reason, "it takes I/O")
+        } else {
+            statement("Ready", Truth::False, &reason, UNDER_WAY[1])
         }
+    }
+
+    /// Whether it serves, and has an export if one is asked for.
+    fn is_reachable(&self) -> bool {
+        let wanted = self.wanted.map(|wanted| &wanted.export);
+        let suffices = match self.state {
+            VolumeState::Attached => true,
+            VolumeState::Available => wanted.is_none_or(|export| *export == ExportSpec::None),
+            _ => false,
+        };
+        suffices && self.observed.is_some_and(|volume| volume.serving)
     }
 
     /// When what failed is tried again, if it is.
@@ -203,15 +213,9 @@ impl VolumeFacts<'_> {
         format!("{message} (attempt {} failed)", self.failures)
     }
 
-    /// Whether the volume serves as before although a step has failed.
-    fn goes_on(&self) -> bool {
-        let serving = self.observed.is_some_and(|volume| volume.serving);
-        serving && matches!(self.state, VolumeState::Attached | VolumeState::Available)
-    }
-
-    /// A change of a volume that goes on without it.
+    /// A change of a volume that goes on as before without it.
     fn change_failed(&self) -> Option<Statement> {
-        let failure = self.failure.filter(|_| self.goes_on())?;
+        let failure = self.failure.filter(|_| self.is_reachable())?;
         let message = self.attempts(failure);
         let failed = statement("ChangeFailed", Truth::True, &failure.reason, &message);
         Some(failed.then(Some(self.tried_again())))
@@ -396,6 +400,7 @@ pub(super) fn pool_status(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reconcile::plan::fixture::{running, socket, spec, volume_name};
 
     fn moment(time: &str) -> Moment {
         Moment {
@@ -413,6 +418,32 @@ mod tests {
         assert_eq!(conditions.set(vec![whole], &moment("t2")), []);
         let torn = statement("Degraded", Truth::True, "ReplicaStale", "");
         assert_eq!(conditions.set(vec![torn.clone()], &moment("t3")), [torn]);
+    }
+
+    #[test]
+    fn a_volume_is_not_ready_before_its_export_is_there() {
+        let name = volume_name("db");
+        let ready = |export: ExportSpec, state| {
+            let wanted = VolumeSpec {
+                export,
+                ..spec(&["a"])
+            };
+            let facts = VolumeFacts {
+                name: &name,
+                wanted: Some(&wanted),
+                observed: Some(&running(&["a"])),
+                plan: None,
+                state,
+                failure: None,
+                failures: 0,
+                again_at: None,
+            };
+            facts.statements()[0].status == Truth::True
+        };
+        assert!(ready(socket(), VolumeState::Attached));
+        assert!(!ready(socket(), VolumeState::Available));
+        assert!(!ready(socket(), VolumeState::Attaching));
+        assert!(ready(ExportSpec::None, VolumeState::Available));
     }
 
     #[test]
