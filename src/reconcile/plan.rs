@@ -135,7 +135,11 @@ impl Planner<'_> {
             }
             let mut pool = PoolPlan::default();
             match self.observed.pools.get(name) {
-                Some(observed) if observed.spec.backing != spec.backing => {
+                // One that was never there under this name is only a mistake in the files, which may be mended.
+                Some(observed)
+                    if observed.spec.backing != spec.backing
+                        && (observed.id.is_some() || !self.users_of(name).is_empty()) =>
+                {
                     pool.blocked.push(compare::refused(
                         "Immutable",
                         CODE_IMMUTABLE,
@@ -158,14 +162,17 @@ impl Planner<'_> {
         }
     }
 
+    /// The volumes that run on a pool.
+    fn users_of(&self, pool: &PoolName) -> Vec<&VolumeName> {
+        let volumes = self.observed.volumes.iter();
+        let users =
+            volumes.filter(|(_, volume)| volume.serving && volume.applied.replicas.contains(pool));
+        users.map(|(name, _)| name).collect()
+    }
+
     /// A pool whose table is gone: it is let go once no volume is left on it.
     fn close(&self, name: &PoolName) -> PoolPlan {
-        let users = self
-            .observed
-            .volumes
-            .iter()
-            .filter(|(_, volume)| volume.serving && volume.applied.replicas.contains(name));
-        let users: Vec<&VolumeName> = users.map(|(name, _)| name).collect();
+        let users = self.users_of(name);
         if users.is_empty() {
             return PoolPlan {
                 action: Some(PoolAction::Close),

@@ -13,7 +13,7 @@ use crate::model::policy::{NodePolicy, VolumePolicy};
 use crate::model::spec::{BlockSize, DangerZone, PoolBacking, Safety, VolumeSpec};
 use crate::model::spec::{DesiredState, ExportSpec, OnRemove, PoolSpec};
 use crate::model::status::{ReplicaState, ReplicaStatus};
-use crate::model::{PoolName, VolumeName};
+use crate::model::{PoolId, PoolName, VolumeName};
 use crate::reconcile::step::VolumeAction;
 use crate::units::{Bytes, GIB};
 use std::collections::BTreeMap;
@@ -149,7 +149,7 @@ impl Case {
             desired.pools.insert(pool_name(name), pool_spec(name));
             let pool = ObservedPool {
                 spec: pool_spec(name),
-                id: None,
+                id: Some(PoolId::nil()),
                 problem: None,
                 capacity: Bytes(100 * GIB),
                 allocated: Bytes(0),

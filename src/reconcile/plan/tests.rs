@@ -321,6 +321,32 @@ fn a_pool_cannot_be_moved() {
 }
 
 #[test]
+fn a_pool_whose_path_was_a_mistake_is_mended() {
+    let mistaken = |case: &mut Case| {
+        let observed = case.observed.pools.get_mut(&pool_name("a")).unwrap();
+        observed.spec.backing = PoolBacking::Directory("/mistaken".into());
+        observed.id = None;
+        observed.problem = Some(Problem {
+            reason: "InUse".to_owned(),
+            message: "it is open as another pool".to_owned(),
+        });
+    };
+    let mut case = Case::new().with(mistaken);
+    let wanted = case.desired.pools[&pool_name("a")].clone();
+    let pool = case.plan().pools[&pool_name("a")].clone();
+    assert_eq!(pool.action, Some(PoolAction::Open(wanted)));
+
+    // It was there: a volume runs on what it had.
+    let mut case = Case::new()
+        .wants("db", spec(&["a"]))
+        .has("db", running(&["a"]))
+        .with(mistaken);
+    let pool = case.plan().pools[&pool_name("a")].clone();
+    assert_eq!(pool.action, None);
+    assert_eq!(pool.blocked[0].code.as_deref(), Some("E0301"));
+}
+
+#[test]
 fn a_pool_is_let_go_only_when_no_volume_runs_on_it() {
     let mut case = Case::new().with(|case| drop(case.desired.pools.remove(&pool_name("b"))));
     assert_eq!(
