@@ -139,9 +139,9 @@ pub(crate) const SHOWS: [Show; 42] = [
     },
     Show {
         name: "mutated-configs",
-        about: "100 mutated configurations a round against a node with data: no byte lost, no I/O error",
+        about: "400 mutated configurations a round against four nodes with data: no byte lost, no I/O error",
         rounds_in_test: 1,
-        rounds_in_soak: 100,
+        rounds_in_soak: 25,
         round: mutated_configs::round,
     },
     Show {

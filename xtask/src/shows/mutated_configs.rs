@@ -1,15 +1,19 @@
-//! Show: hundreds of mutated configurations, one after the other, against a node with data. Whatever they say, no byte is
-//! lost and no client sees an error: in the end every volume is found by its id, whatever became of its table.
+//! Show: hundreds of mutated configurations, one after the other, against nodes with data. Whatever they say, no byte is
+//! lost and no client sees an error: in the end every volume is found by its id, whatever became of its table. A node waits
+//! most of the time for a file to be at rest, so several are at it side by side.
 
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use super::Random;
 use super::client::{Load, Running};
 use crate::daemon::{self, Daemon, Site};
 
-/// A soak of 100 rounds has 10,000.
+/// Nodes side by side, each with a daemon, volumes and configurations of its own.
+const NODES: u64 = 4;
+/// Configurations a node; a soak of 25 rounds has 10,000.
 const CONFIGS: u32 = 100;
 /// Volumes with data that nobody has open.
 const DATA: [&str; 4] = ["d0", "d1", "d2", "d3"];
@@ -49,7 +53,30 @@ struct Tally {
 }
 
 pub(super) fn round(seed: u64) -> Result<String> {
-    let site = Site::new(&daemon::build()?)?;
+    let binary = daemon::build()?;
+    let tallies = std::thread::scope(|scope| {
+        let binary = &binary;
+        let start = |at: u64| scope.spawn(move || node(binary, seed * NODES + at));
+        let nodes: Vec<_> = (0..NODES).map(start).collect();
+        let join = |node: std::thread::ScopedJoinHandle<'_, Result<Tally>>| {
+            node.join()
+                .map_err(|_| anyhow!("a node's thread panicked"))?
+        };
+        nodes.into_iter().map(join).collect::<Result<Vec<_>>>()
+    })?;
+    let (in_force, refused) = tallies.iter().fold((0, 0), |sum, tally| {
+        (sum.0 + tally.in_force, sum.1 + tally.refused)
+    });
+    Ok(format!(
+        "{} configurations, {in_force} in force and {refused} refused; the data of {} volumes is all there, no I/O error",
+        in_force + refused,
+        tallies.len() * (DATA.len() + 1)
+    ))
+}
+
+/// One node's share of a round.
+fn node(binary: &Path, seed: u64) -> Result<Tally> {
+    let site = Site::new(binary)?;
     let mut random = Random::new(seed);
     let base = base(&site);
     site.configure(&base)?;
@@ -68,7 +95,7 @@ pub(super) fn round(seed: u64) -> Result<String> {
             .unwrap_or_default()
             .to_owned()
     });
-    let mut client = Load::new(&site, "keep", seed).start()?;
+    let mut client = Load::new(&site, "keep", seed).on(16).start()?;
 
     let mut tally = Tally::default();
     for count in 0..CONFIGS {
@@ -103,12 +130,7 @@ pub(super) fn round(seed: u64) -> Result<String> {
     }
     client.stop().context("a client saw an error")?;
     running.stop()?;
-    Ok(format!(
-        "{CONFIGS} configurations, {} in force and {} refused; the data of {} volumes is all there, no I/O error",
-        tally.in_force,
-        tally.refused,
-        DATA.len() + 1
-    ))
+    Ok(tally)
 }
 
 /// Puts a text in place and waits until the daemon has taken note of it.
@@ -175,13 +197,14 @@ fn base(site: &Site) -> String {
     )
 }
 
-/// Only the volumes whose data it is, by their ids, under names that nobody had.
+/// Only the volumes whose data it is, by their ids, under names that nobody had. A mutation may have grown any of them, to
+/// the size of `keep` at most, and no volume becomes smaller again.
 fn found_again(site: &Site, uuids: &[String; 4]) -> String {
     let mut text = pools(site) + &volume("keep", "64MiB", "");
     for (index, uuid) in uuids.iter().enumerate() {
         text.push_str(&volume(
             &format!("f{index}"),
-            "8MiB",
+            "64MiB",
             &format!("uuid = \"{uuid}\"\n"),
         ));
     }
