@@ -12,7 +12,7 @@ use crate::replica::{Label, MemberState};
 /// What the labels say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
-    /// Index of L, of the admissible labels by which an in-sync member is here the one with the highest generation.
+    /// Index of L, the admissible label with the highest generation that was not provably given up.
     pub(super) leader: usize,
     /// Indices of the labels of A', the members that may serve.
     pub(super) active: Vec<usize>,
@@ -102,15 +102,19 @@ pub(super) fn plan(
         })
     };
     // Labels above the committed generation are of attempts that were given up, and those may lie on several branches.
-    // One that only a member had that was being rebuilt is passed over: nothing was acknowledged by it (F7).
-    let leads = |leader: usize| Some((leader, active_by(leader))).filter(|l| !l.1.is_empty());
-    let Some((leader, active)) = admitted.into_iter().find_map(leads) else {
+    // One that only a member has that was being rebuilt is passed over, if that is proven: nothing was acknowledged by it (F7).
+    let given_up = |&leader: &usize| {
+        active_by(leader).is_empty() && is_given_up(labels[leader], labels, &admissible)
+    };
+    let leader = admitted.into_iter().find(|leader| !given_up(leader));
+    let leader = leader.filter(|leader| !active_by(*leader).is_empty());
+    let Some(leader) = leader else {
         let reason = "no in-sync replica is here".to_owned();
         return Err(Blocked {
             reasons: vec![reason],
         });
     };
-    let newest = labels[leader];
+    let (newest, active) = (labels[leader], active_by(leader));
     let rebuilding = in_state(newest, &|state| {
         state == MemberState::Rebuilding && !planted
     });
@@ -126,6 +130,26 @@ pub(super) fn plan(
         clean,
         forced: false,
     })
+}
+
+/// Whether a table was certainly never committed: its label is durable on all of its in-sync members before the commit, and
+/// one of them is here with a label of another branch (A4).
+fn is_given_up(table: &Label, labels: &[&Label], admissible: &dyn Fn(&Label) -> bool) -> bool {
+    let in_sync = |label: &Label| {
+        let mut members = table.members.iter();
+        members.any(|m| m.replica == label.replica && m.state == MemberState::InSync)
+    };
+    let lacks_it = |label: &Label| !label.descends_from(table.generation_id);
+    let mut labels = labels.iter();
+    labels.any(|label| in_sync(label) && admissible(label) && lacks_it(label))
+}
+
+/// The label by which a volume that nobody serves would start, or why it would not: an index into `labels`.
+///
+/// # Errors
+/// [`Blocked`] as for assembly (A5, A6).
+pub fn leader(witness: Option<&WitnessRecord>, labels: &[&Label]) -> Result<usize, Blocked> {
+    plan(witness, labels, None).map(|plan| plan.leader)
 }
 
 /// A5: what an operator decided, if the label is still the one that they saw.
@@ -205,5 +229,87 @@ fn check_lineage(newest: &Label, labels: &[&Label]) -> Result<(), Blocked> {
         Ok(())
     } else {
         Err(Blocked { reasons })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::super::witness::WitnessMember;
+    use super::*;
+    use crate::model::GenerationId;
+    use crate::replica::testing::label;
+    use crate::replica::{Ancestors, Member};
+
+    fn generation(number: u64) -> GenerationId {
+        GenerationId::from_uuid(Uuid::from_u128(number.into()))
+    }
+
+    fn replica(slot: usize) -> ReplicaId {
+        ReplicaId::from_uuid(Uuid::from_u128(1000 + slot as u128))
+    }
+
+    /// A slot's label of the table `number`, whose id is `id` and which comes after those of `ancestors`.
+    fn of(slot: usize, number: u64, id: u64, ancestors: &[u64], states: [MemberState; 3]) -> Label {
+        let mut label = label();
+        let base = label.members[0];
+        let member = |(slot, state)| Member {
+            replica: replica(slot),
+            state,
+            volatile: false,
+            ..base
+        };
+        label.members = states.into_iter().enumerate().map(member).collect();
+        (label.own_slot, label.replica) = (slot, replica(slot));
+        (label.generation, label.generation_id) = (number, generation(id));
+        label.ancestors = Ancestors::new(ancestors.iter().rev().map(|id| generation(*id)));
+        label
+    }
+
+    fn witness(number: u64, id: u64) -> WitnessRecord {
+        let label = label();
+        WitnessRecord {
+            volume: label.volume,
+            name: label.name,
+            epoch: label.epoch,
+            generation: number,
+            generation_id: generation(id),
+            members: Vec::<WitnessMember>::new(),
+        }
+    }
+
+    const BOTH: [MemberState; 3] = [
+        MemberState::InSync,
+        MemberState::Rebuilding,
+        MemberState::InSync,
+    ];
+    const ALONE: [MemberState; 3] = [
+        MemberState::InSync,
+        MemberState::Rebuilding,
+        MemberState::Stale,
+    ];
+
+    /// Slot 2 failed in table 11, and the record of it is lost: only the label of the copy that is being rebuilt knows. That
+    /// nobody who is here has a table of another branch leaves it possible that 11 was committed.
+    #[test]
+    fn a_table_that_may_have_been_committed_is_not_passed_over() {
+        let (rebuilding, stale) = (of(1, 11, 11, &[10], ALONE), of(2, 10, 10, &[], BOTH));
+        let refused = plan(Some(&witness(10, 10)), &[&rebuilding, &stale], None);
+        assert_eq!(
+            refused.unwrap_err().reasons,
+            ["no in-sync replica is here"],
+            "A4"
+        );
+    }
+
+    /// Slot 0 would have the label of 11 if that had been committed.
+    #[test]
+    fn a_table_that_an_in_sync_member_lacks_is_passed_over() {
+        let (rebuilding, other) = (of(1, 12, 12, &[10], ALONE), of(0, 11, 11, &[10], ALONE));
+        let labels = [&rebuilding, &other];
+        let found = plan(Some(&witness(10, 10)), &labels, None).unwrap();
+        assert_eq!((found.leader, found.active), (1, vec![1]), "A4");
+        assert_eq!(leader(Some(&witness(10, 10)), &labels), Ok(1));
     }
 }

@@ -60,7 +60,7 @@ mod sim;
 #[cfg(test)]
 mod tests;
 
-pub use assembly::{AssemblyError, Blocked};
+pub use assembly::{AssemblyError, Blocked, leader};
 pub use create::CreateError;
 pub use env::{
     Candidate, ForceStart, NexusEnv, NexusSpec, Parts, Policy, Presence, Silent, Timeouts,
