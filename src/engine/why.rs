@@ -13,7 +13,7 @@ use crate::model::status::ReplicaState;
 use crate::model::time::rfc3339;
 use crate::model::why::{LabelView, MemberView, Relation, Why, WitnessView};
 use crate::model::{PoolName, ReplicaId, VolumeId, VolumeName};
-use crate::nexus::{ChildStatus, Health, WitnessRecord};
+use crate::nexus::{self, ChildStatus, Health, WitnessRecord};
 use crate::pool::{FoundReplica, Place};
 use crate::replica::{Label, MemberState};
 
@@ -178,7 +178,7 @@ impl Case {
         usable.filter_map(|(pool, found)| Some((pool, found.label.as_ref()?)))
     }
 
-    /// The newest label that is proven to be so; without proof the newest of all.
+    /// The label that the volume would start by; if it can't, the newest that is proven, or else of all.
     fn leader(&self) -> Option<&Label> {
         let admissible = |label: &&Label| {
             let witness = self.witness.as_ref();
@@ -186,6 +186,10 @@ impl Case {
         };
         let rank = |label: &&Label| (label.generation, label.epoch);
         let labels = || self.usable().map(|(_, label)| label);
+        let all: Vec<&Label> = labels().collect();
+        if let Ok(leader) = nexus::leader(self.witness.as_ref(), &all) {
+            return all.get(leader).copied();
+        }
         let proven = labels().filter(admissible).max_by_key(rank);
         proven.or_else(|| labels().max_by_key(rank))
     }
