@@ -6,7 +6,7 @@ use super::apply::Failure;
 use super::next;
 use super::report;
 use super::state::VolumeState;
-use super::step::{Blocked, BlockedKind, VolumePlan};
+use super::step::{Blocked, BlockedKind, Goal, VolumePlan};
 use crate::model::observed::{ObservedExport, ObservedPool, ObservedVolume};
 use crate::model::spec::{DesiredState, ExportSpec, VolumeSpec};
 use crate::model::status::{
@@ -180,7 +180,9 @@ impl VolumeFacts<'_> {
 
     /// Whether it serves, and has an export if one is asked for.
     fn is_reachable(&self) -> bool {
-        let wanted = self.wanted.map(|wanted| &wanted.export);
+        // What another node's table wants is not made here.
+        let here = self.plan.is_none_or(|plan| plan.goal == Goal::Present);
+        let wanted = self.wanted.filter(|_| here).map(|wanted| &wanted.export);
         let suffices = match self.state {
             VolumeState::Attached => true,
             VolumeState::Available => wanted.is_none_or(|export| *export == ExportSpec::None),
@@ -423,7 +425,8 @@ mod tests {
     #[test]
     fn a_volume_is_not_ready_before_its_export_is_there() {
         let name = volume_name("db");
-        let ready = |export: ExportSpec, state| {
+        let ready = |export: ExportSpec, state, goal: Goal| {
+            let plan = VolumePlan::new(goal);
             let wanted = VolumeSpec {
                 export,
                 ..spec(&["a"])
@@ -432,7 +435,7 @@ mod tests {
                 name: &name,
                 wanted: Some(&wanted),
                 observed: Some(&running(&["a"])),
-                plan: None,
+                plan: Some(&plan),
                 state,
                 failure: None,
                 failures: 0,
@@ -440,10 +443,16 @@ mod tests {
             };
             facts.statements()[0].status == Truth::True
         };
-        assert!(ready(socket(), VolumeState::Attached));
-        assert!(!ready(socket(), VolumeState::Available));
-        assert!(!ready(socket(), VolumeState::Attaching));
-        assert!(ready(ExportSpec::None, VolumeState::Available));
+        assert!(ready(socket(), VolumeState::Attached, Goal::Present));
+        assert!(!ready(socket(), VolumeState::Available, Goal::Present));
+        assert!(!ready(socket(), VolumeState::Attaching, Goal::Present));
+        assert!(ready(
+            ExportSpec::None,
+            VolumeState::Available,
+            Goal::Present
+        ));
+        // The export is another node's to make.
+        assert!(ready(socket(), VolumeState::Available, Goal::Elsewhere));
     }
 
     #[test]
