@@ -305,8 +305,8 @@ pub static ALL: &[Explanation] = &[
         "The files say something else about an existing object than what it was made with: a volume's `block_size`, `thin` \
          or `uuid`, a pool's `path`, `memory` or `node`. The old value stays in force and a condition says so.",
         "-block_size = 4096\n+block_size = 512",
-        "Change it back. To really have the other value, make a new volume and copy the data. A pool that was never found at \
-         its path takes another one while no volume runs on it.",
+        "Change it back. To really have the other value, make a new volume and copy the data. A pool that is not open \
+         takes another path while no volume runs on it: one that was there before only where its own marker is.",
     ),
     code(
         "E0302",

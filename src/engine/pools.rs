@@ -102,6 +102,7 @@ impl Engine {
     async fn try_open(&self, name: &PoolName, spec: &PoolSpec) -> Result<Pool, EngineError> {
         let path = match &spec.backing {
             PoolBacking::Memory(size) => {
+                self.check_not_a_directory(name)?;
                 return Ok(Pool::memory(name.clone(), *size, spec.reserve));
             }
             PoolBacking::Directory(path) => path.clone(),
@@ -114,6 +115,19 @@ impl Engine {
             self.shared.store.set_pool(name.clone(), pool.id()).await?;
         }
         Ok(pool)
+    }
+
+    /// Memory under a directory's name would hide that the directory, and the data in it, is away.
+    fn check_not_a_directory(&self, name: &PoolName) -> Result<(), EngineError> {
+        let Some(id) = self.shared.store.pool(name) else {
+            return Ok(());
+        };
+        Err(EngineError::new(
+            "Immutable",
+            format!(
+                "pool \"{name}\" was a directory with the id {id}, whose data may still be there; give the pool in memory another name"
+            ),
+        ))
     }
 
     /// The same directory under two names would be locked by ourselves, which reads like a riddle.

@@ -135,7 +135,7 @@ impl Planner<'_> {
             }
             let mut pool = PoolPlan::default();
             match self.observed.pools.get(name) {
-                // One that was never there under this name is only a mistake in the files, which may be mended.
+                // The path of one that is not open may have been a mistake; the engine opens none with another marker.
                 Some(observed)
                     if observed.spec.backing != spec.backing
                         && (observed.id.is_some() || !self.users_of(name).is_empty()) =>

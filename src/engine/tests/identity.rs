@@ -18,6 +18,30 @@ async fn open_memory(engine: &Engine, node: &Node) {
     engine.open_pool(&pool("ram"), &memory).await.unwrap();
 }
 
+/// A pool that is away is not worked around by an empty one in memory.
+#[test]
+fn memory_does_not_take_the_place_of_a_directory() {
+    run(async {
+        let node = Node::new();
+        let engine = node.start().await;
+        open(&engine, &node, &["a"]).await;
+        engine.shutdown().await;
+        drop(engine);
+        let engine = node.start().await;
+        let memory = PoolSpec {
+            backing: PoolBacking::Memory(Bytes(64 * MIB)),
+            ..node.pool("a")
+        };
+        let refused = engine.open_pool(&pool("a"), &memory).await.unwrap_err();
+        assert_eq!(refused.reason(), "Immutable");
+        assert_eq!(
+            engine.open_one(&pool("a")).unwrap_err().reason(),
+            "PoolOffline"
+        );
+        open(&engine, &node, &["a"]).await;
+    });
+}
+
 async fn ensure(engine: &Engine, name: &str, pools: &[&str]) -> Result<(), EngineError> {
     engine.ensure_volume(&volume(name), &spec(pools)).await
 }
